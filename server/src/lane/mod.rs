@@ -74,6 +74,8 @@ pub struct BatchRecord {
     pub first_position: i64,
     /// The last position of its events; one less than the first if it has none.
     pub last_position: i64,
+    /// When it was committed.
+    pub at: Time,
 }
 
 /// What a batch changed, as the tail hands it on. The rows spare those who wait a look at the store; a reader that has none
