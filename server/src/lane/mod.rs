@@ -13,6 +13,8 @@ mod job;
 mod queue;
 pub mod store;
 mod table;
+#[cfg(test)]
+mod table_tests;
 mod world;
 
 use std::collections::HashMap;
