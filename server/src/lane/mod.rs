@@ -34,12 +34,13 @@ use crate::tasks::{PayloadRole, StoredPayload, Task};
 use crate::time::Time;
 use crate::workflows::Workflow;
 
+pub use crate::store::TOKEN_COUNTER_BITS;
 pub use hall::refusal_of;
 pub use job::{Call, Committed, Request};
 use queue::Queue;
 pub use queue::Urgency;
 pub use table::{Decision, Halt, WorkTable};
-pub use world::{TABLES, TOKEN_COUNTER_BITS, World};
+pub use world::{TABLES, World};
 
 /// The answer to a request that carried a `request_id`, kept so that a retry gets it again.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,7 +14,7 @@ use crate::registry::{Agent, Offer};
 use crate::sessions::Session;
 use crate::state::{Document, Version};
 use crate::store::row::{Corrupt, Row};
-use crate::store::{Head, Plan, Rows, Save, TablePlan, TableRows, TableSave, Trim};
+use crate::store::{Head, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, TableRows, TableSave, Trim};
 use crate::tasks::{Queue, StoredPayload, Task};
 use crate::time::Time;
 use crate::workflows::{Item, StepRecord, Transition, Workflow};
@@ -303,7 +303,3 @@ impl World {
         .min()
     }
 }
-
-/// How many bits of a fencing token count grants; the epoch is above them. If the counter runs over, it carries into the epoch's
-/// bits, and the next epoch begins above that.
-pub const TOKEN_COUNTER_BITS: u32 = 36;

@@ -9,8 +9,11 @@
 
 pub mod row;
 
+mod migrations;
 mod postgres;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -18,6 +21,10 @@ use crate::time::Time;
 pub use postgres::Postgres;
 use row::{Row, Table, Value};
 pub use sqlite::Sqlite;
+
+/// How many bits of a fencing token count grants; the epoch is above them. If the counter runs over, it carries into the epoch's
+/// bits, and the next epoch begins above that.
+pub const TOKEN_COUNTER_BITS: u32 = 36;
 
 /// The head of a namespace's log. Whoever has it locked decides for the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -42,6 +42,8 @@ pub struct Column {
     pub name: &'static str,
     /// Its type.
     pub kind: Kind,
+    /// Whether it can be null.
+    pub nullable: bool,
 }
 
 /// An ordered way into a table. A row in which any of its columns is null is not in it.
@@ -53,6 +55,18 @@ pub struct Index {
     pub prefix: &'static [usize],
     /// The columns that order the rows under one prefix, ending with what makes them unique.
     pub order: &'static [usize],
+}
+
+impl Index {
+    /// Its columns, as an index of a database has them: those of the prefix, then those of the order.
+    pub fn columns(&self) -> impl Iterator<Item = usize> + Clone + '_ {
+        self.prefix.iter().chain(self.order).copied()
+    }
+
+    /// Whether the primary key of its table already orders the rows like this.
+    pub fn is_primary(&self, table: &Table) -> bool {
+        self.columns().eq(0..table.key)
+    }
 }
 
 /// A table of a namespace. Its first column, `namespace`, goes without saying.
@@ -148,6 +162,8 @@ tuple_keys!((A 0, B 1), (A 0, B 1, C 2));
 pub trait Field: Sized {
     /// The column's type.
     const KIND: Kind;
+    /// Whether the column can be null.
+    const NULLABLE: bool = false;
     /// To the column.
     fn to_value(&self) -> Value;
     /// From the column; nothing if it holds something else.
@@ -222,6 +238,7 @@ int_fields! {
 
 impl<T: Field> Field for Option<T> {
     const KIND: Kind = T::KIND;
+    const NULLABLE: bool = true;
     fn to_value(&self) -> Value {
         self.as_ref().map_or(Value::Null, T::to_value)
     }
@@ -342,8 +359,8 @@ macro_rules! row {
             use $crate::store::row::{Column, Corrupt, Field, Index, Row, Table, Value, position};
 
             const COLUMNS: &[Column] = &[
-                $(Column { name: stringify!($key), kind: <$kt as Field>::KIND },)+
-                $(Column { name: stringify!($column), kind: <$ct as Field>::KIND },)*
+                $(Column { name: stringify!($key), kind: <$kt as Field>::KIND, nullable: <$kt as Field>::NULLABLE },)+
+                $(Column { name: stringify!($column), kind: <$ct as Field>::KIND, nullable: <$ct as Field>::NULLABLE },)*
             ];
 
             impl Row for $type {

@@ -1,0 +1,72 @@
+//! The steps that make the tables, the same for both stores: `migrations/{sqlite,postgres}/NNNN_name.sql`.
+//!
+//! A step that was released is never edited; what changes comes as a new step. A database that has steps which this program does not
+//! know, or other ones under the same numbers, is refused: a newer version may have been writing to it.
+
+use sha2::{Digest, Sha256};
+
+use super::StoreError;
+
+/// One step, in the dialects of both stores.
+pub(super) struct Migration {
+    pub(super) number: i64,
+    pub(super) name: &'static str,
+    pub(super) sqlite: &'static str,
+    pub(super) postgres: &'static str,
+}
+
+macro_rules! migration {
+    ($number:literal, $file:literal) => {
+        Migration {
+            number: $number,
+            name: $file,
+            sqlite: include_str!(concat!("../../../migrations/sqlite/", $file, ".sql")),
+            postgres: include_str!(concat!("../../../migrations/postgres/", $file, ".sql")),
+        }
+    };
+}
+
+/// Every step, in order.
+pub(super) const MIGRATIONS: &[Migration] = &[migration!(1, "0001_tables")];
+
+/// A step that a database says it has had.
+#[derive(Debug)]
+pub(super) struct Applied {
+    pub(super) number: i64,
+    pub(super) checksum: String,
+}
+
+/// What tells one text of a step from another.
+pub(super) fn checksum(sql: &str) -> String {
+    Sha256::digest(sql)
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The steps that a database still needs.
+///
+/// # Errors
+/// If it has had steps that this program does not know.
+pub(super) fn pending(
+    applied: &[Applied],
+    text: fn(&Migration) -> &'static str,
+) -> Result<&'static [Migration], StoreError> {
+    for (place, step) in applied.iter().enumerate() {
+        let Some(known) = MIGRATIONS.get(place) else {
+            return Err(StoreError::refused(format!(
+                "its tables are those of a newer version of drumline (step {}; this version knows {})",
+                step.number,
+                MIGRATIONS.len()
+            )));
+        };
+        if known.number != step.number || checksum(text(known)) != step.checksum {
+            return Err(StoreError::refused(format!(
+                "its tables were made by another version of drumline (step {} differs from {})",
+                step.number, known.name
+            )));
+        }
+    }
+    Ok(&MIGRATIONS[applied.len()..])
+}

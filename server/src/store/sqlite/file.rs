@@ -1,0 +1,169 @@
+//! The data directory: who may use it, how its file is opened, and what opening does to it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+
+use super::session::{Session, refused};
+use crate::store::migrations::{self, Applied};
+use crate::store::{StoreError, TOKEN_COUNTER_BITS};
+use crate::time::Time;
+
+/// How long SQLite waits for another process while the store is opened.
+const BUSY_AT_FIRST: Duration = Duration::from_secs(5);
+/// How long it waits later; whoever has more patience asks again.
+const BUSY: Duration = Duration::from_millis(250);
+/// 2026-01-01, in seconds since the Unix epoch.
+const EPOCHS_BEGIN: i64 = 1_767_225_600;
+/// A new file's epoch is that of the time of its making, in steps of this many seconds: it is greater than that of a file that it
+/// replaces, if that one was not opened more often than this.
+const EPOCH_SECONDS: i64 = 16;
+
+/// A directory with a store in it, which nobody else can open while this exists.
+pub(super) struct Directory {
+    file: PathBuf,
+    /// Whether what is committed must survive the machine.
+    durable: bool,
+    /// Locked as long as it is open; the system lets go of it when the process dies, however it dies.
+    _lock: File,
+    /// Removed with its contents when dropped.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Directory {
+    /// Takes hold of a directory; makes it if there is none.
+    pub(super) fn lock(path: &Path) -> Result<Directory, StoreError> {
+        make_private(path).map_err(|error| cannot(path, &error))?;
+        Directory::take(path, true, None)
+    }
+
+    /// Makes a directory that does not outlive this.
+    pub(super) fn temporary() -> Result<Directory, StoreError> {
+        let temporary = tempfile::Builder::new()
+            .prefix("drumline-")
+            .tempdir()
+            .map_err(StoreError::unavailable)?;
+        let path = temporary.path().to_owned();
+        Directory::take(&path, false, Some(temporary))
+    }
+
+    fn take(path: &Path, durable: bool, temporary: Option<tempfile::TempDir>) -> Result<Directory, StoreError> {
+        let lock = open_private(&path.join("lock")).map_err(|error| cannot(path, &error))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                StoreError::refused(format!("another server is using the data directory {}", path.display()))
+            }
+            TryLockError::Error(error) => cannot(path, &error),
+        })?;
+        let file = path.join("drumline.db");
+        // SQLite gives the files beside it the same permissions.
+        open_private(&file).map_err(|error| cannot(path, &error))?;
+        Ok(Directory {
+            file,
+            durable,
+            _lock: lock,
+            _temporary: temporary,
+        })
+    }
+
+    /// Opens a connection. `cache_kib`: how much of the file it keeps in memory.
+    pub(super) fn connect(&self, cache_kib: i64) -> Result<Session, StoreError> {
+        let connect = || {
+            let connection = Connection::open(&self.file)?;
+            connection.busy_timeout(BUSY_AT_FIRST)?;
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+            connection.pragma_update(None, "synchronous", if self.durable { "FULL" } else { "OFF" })?;
+            connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+            connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+            connection.pragma_update(None, "cache_size", -cache_kib)?;
+            connection.pragma_update(None, "temp_store", "MEMORY")?;
+            connection.pragma_update(None, "foreign_keys", false)?;
+            connection.pragma_update(None, "trusted_schema", false)?;
+            Ok(connection)
+        };
+        connect().map(Session::new).map_err(refused)
+    }
+}
+
+/// Makes the tables what this version needs, raises the epoch, and tells it.
+pub(super) fn prepare(connection: &mut Connection) -> Result<i64, StoreError> {
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(refused)?;
+    migrate(&transaction)?;
+    let raise = || {
+        let before: Option<i64> = transaction
+            .query_row("SELECT value FROM meta WHERE name = 'epoch'", [], |row| {
+                row.get::<_, String>(0)
+            })
+            .optional()?
+            .and_then(|epoch| epoch.parse().ok());
+        let last_token: i64 =
+            transaction.query_row("SELECT coalesce(max(last_token), 0) FROM heads", [], |row| row.get(0))?;
+        let by_clock = (Time::of_this_machine().0 / 1_000_000 - EPOCHS_BEGIN) / EPOCH_SECONDS;
+        let by_token = (last_token >> TOKEN_COUNTER_BITS) + 1;
+        let epoch = by_clock.max(by_token).max(before.unwrap_or(0) + 1);
+        transaction.execute(
+            "INSERT INTO meta (name, value) VALUES ('epoch', ?1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            [epoch.to_string()],
+        )?;
+        Ok(epoch)
+    };
+    let epoch = raise().map_err(refused)?;
+    transaction.commit().map_err(refused)?;
+    connection.busy_timeout(BUSY).map_err(refused)?;
+    Ok(epoch)
+}
+
+fn migrate(connection: &Connection) -> Result<(), StoreError> {
+    let read = || {
+        connection.execute_batch(
+            "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT",
+        )?;
+        connection
+            .prepare("SELECT number, checksum FROM migrations ORDER BY number")?
+            .query_map([], |row| {
+                Ok(Applied {
+                    number: row.get(0)?,
+                    checksum: row.get(1)?,
+                })
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()
+    };
+    let applied = read().map_err(refused)?;
+    for step in migrations::pending(&applied, |step| step.sqlite)? {
+        let apply = || {
+            connection.execute_batch(step.sqlite)?;
+            connection.execute(
+                "INSERT INTO migrations (number, name, checksum) VALUES (?1, ?2, ?3)",
+                (step.number, step.name, migrations::checksum(step.sqlite)),
+            )
+        };
+        apply().map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn cannot(path: &Path, error: &std::io::Error) -> StoreError {
+    StoreError::unavailable(format!("cannot use the data directory {}: {error}", path.display()))
+}
+
+/// Makes a directory that only its owner can enter.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// Opens a file, made if there is none, that only its owner can read.
+fn open_private(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}

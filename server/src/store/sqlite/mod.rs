@@ -1,0 +1,207 @@
+//! The embedded store: one SQLite file in a data directory, used by one server.
+//!
+//! One thread writes, transaction after transaction; two read; one moves the write-ahead log into the file. Calls reach them through
+//! channels, so no call ever blocks a thread of the runtime, and a call that is given up leaves nothing behind.
+//!
+//! Failure: a file that another process has locked makes calls wait for at most some seconds, then they are told "not available"; so
+//! are they when the disk is full or fails. Nothing has been changed then, and the next call may do better.
+
+mod checkpoint;
+mod file;
+mod reader;
+mod session;
+mod sql;
+mod writer;
+
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::{Head, Plan, Rows, Save, StoreError};
+use file::Directory;
+use reader::Read;
+use writer::{Begin, Message, Reply, Step, Writer};
+
+/// How many threads read.
+const READERS: usize = 2;
+/// How much of the file the writer keeps in memory.
+const WRITER_CACHE_KIB: i64 = 32 << 10;
+/// How much of the file each reader keeps in memory.
+const READER_CACHE_KIB: i64 = 8 << 10;
+
+/// A store in a data directory. Cheap to clone; closed when the last clone and the last transaction are gone.
+#[derive(Clone)]
+pub struct Sqlite {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    writer: Sender<Message>,
+    /// Nothing once the store is closing.
+    readers: Option<Sender<Read>>,
+    epoch: i64,
+    threads: Vec<JoinHandle<()>>,
+    _directory: Directory,
+}
+
+/// An open transaction. Dropped, it is rolled back.
+pub struct Transaction {
+    // Dropped before the store is, which waits for the end of it.
+    steps: Sender<Step>,
+    _store: Arc<Shared>,
+}
+
+impl Sqlite {
+    /// Opens the store in a data directory; makes both if there are none.
+    ///
+    /// # Errors
+    /// If another server uses the directory, if a newer version has, or if it cannot be read or written.
+    pub fn open(directory: &Path) -> Result<Sqlite, StoreError> {
+        Sqlite::over(Directory::lock(directory)?)
+    }
+
+    /// Opens a new store that is gone when it is closed.
+    ///
+    /// # Errors
+    /// If there is no room for temporary files.
+    pub fn open_ephemeral() -> Result<Sqlite, StoreError> {
+        Sqlite::over(Directory::temporary()?)
+    }
+
+    fn over(directory: Directory) -> Result<Sqlite, StoreError> {
+        let mut session = directory.connect(WRITER_CACHE_KIB)?;
+        let epoch = file::prepare(&mut session.connection)?;
+        let mut threads = Vec::new();
+
+        let (writer, messages) = channel();
+        let (checkpoints, calls) = sync_channel(1);
+        let thread = Writer::new(session, messages, checkpoints)?;
+        threads.push(start("store-writer", move || thread.run())?);
+
+        let session = directory.connect(READER_CACHE_KIB)?;
+        let back = writer.clone();
+        threads.push(start("store-checkpoint", move || {
+            checkpoint::run(&session, &calls, &back)
+        })?);
+
+        let (readers, reads) = channel();
+        let reads = Arc::new(Mutex::new(reads));
+        for _ in 0..READERS {
+            let session = directory.connect(READER_CACHE_KIB)?;
+            let reads = Arc::clone(&reads);
+            threads.push(start("store-reader", move || reader::run(session, &reads))?);
+        }
+        let shared = Shared {
+            writer,
+            readers: Some(readers),
+            epoch,
+            threads,
+            _directory: directory,
+        };
+        Ok(Sqlite {
+            shared: Arc::new(shared),
+        })
+    }
+
+    pub(super) async fn begin(&self, namespace: &str, plan: Plan) -> Result<(Transaction, Head, Rows), StoreError> {
+        let (steps, head, rows) = ask(|reply| {
+            let begin = Begin {
+                namespace: namespace.to_owned(),
+                plan,
+                asked_at: Instant::now(),
+                reply,
+            };
+            self.shared.writer.send(Message::Begin(begin)).is_ok()
+        })
+        .await
+        .unwrap_or_else(|| Err(closed()))?;
+        let transaction = Transaction {
+            steps,
+            _store: Arc::clone(&self.shared),
+        };
+        Ok((transaction, head, rows))
+    }
+
+    pub(super) async fn read(&self, namespace: &str, plan: Plan) -> Result<(Head, Rows), StoreError> {
+        ask(|reply| self.shared.read(Read::Plan(namespace.to_owned(), plan, reply)))
+            .await
+            .unwrap_or_else(|| Err(closed()))
+    }
+
+    pub(super) fn epoch(&self) -> i64 {
+        self.shared.epoch
+    }
+
+    pub(super) async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        ask(|reply| self.shared.read(Read::Namespaces(reply)))
+            .await
+            .unwrap_or_else(|| Err(closed()))
+    }
+}
+
+impl Shared {
+    fn read(&self, read: Read) -> bool {
+        self.readers.as_ref().is_some_and(|readers| readers.send(read).is_ok())
+    }
+}
+
+impl Drop for Shared {
+    /// Waits for the threads: whoever opens the directory next finds it free and the file whole.
+    fn drop(&mut self) {
+        let _ = self.writer.send(Message::Close);
+        self.readers = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+impl Transaction {
+    pub(super) async fn load(&mut self, plan: Plan) -> Result<Rows, StoreError> {
+        ask(|reply| self.steps.send(Step::Load(plan, reply)).is_ok())
+            .await
+            .unwrap_or_else(|| Err(ended()))
+    }
+
+    pub(super) async fn commit(self, save: Save) -> Result<(), StoreError> {
+        let mut sent = false;
+        let answer = ask(|reply| {
+            sent = self.steps.send(Step::Commit(save, reply)).is_ok();
+            sent
+        })
+        .await;
+        match answer {
+            Some(answer) => answer,
+            None if sent => Err(StoreError::unknown("the writer did not answer")),
+            None => Err(ended()),
+        }
+    }
+}
+
+/// Asks a thread for something. Nothing if it did not answer.
+async fn ask<T>(send: impl FnOnce(Reply<T>) -> bool) -> Option<Result<T, StoreError>> {
+    let (reply, answer) = oneshot::channel();
+    if !send(reply) {
+        return None;
+    }
+    answer.await.ok()
+}
+
+fn closed() -> StoreError {
+    StoreError::unavailable("the store is closed")
+}
+
+fn ended() -> StoreError {
+    StoreError::unavailable("the transaction was ended before it was committed")
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).map_err(StoreError::unavailable)
+}
