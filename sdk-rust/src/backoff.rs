@@ -14,7 +14,11 @@ pub struct Backoff {
 impl Backoff {
     /// Waits about `first` before the second try, twice that before the third, never more than `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, tries: 0 }
+        Self {
+            first,
+            most,
+            tries: 0,
+        }
     }
 
     /// The next wait, by a throw of the dice.
@@ -24,7 +28,10 @@ impl Backoff {
 
     /// The next wait, for a `dice` between 0 and 1: between half of the step and the whole of it.
     pub fn next_at(&mut self, dice: f64) -> Duration {
-        let step = self.first.saturating_mul(1_u32 << self.tries.min(20)).min(self.most);
+        let step = self
+            .first
+            .saturating_mul(1_u32 << self.tries.min(20))
+            .min(self.most);
         self.tries = self.tries.saturating_add(1);
         step.mul_f64(0.5 + 0.5 * dice.clamp(0.0, 1.0))
     }

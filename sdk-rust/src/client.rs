@@ -111,7 +111,10 @@ impl ClientBuilder {
     }
 
     fn endpoints(&self) -> Result<Vec<Endpoint>> {
-        self.addresses.iter().map(|url| endpoint(url, self.connect_timeout)).collect()
+        self.addresses
+            .iter()
+            .map(|url| endpoint(url, self.connect_timeout))
+            .collect()
     }
 
     fn client(self, endpoints: Vec<Endpoint>, made: Option<(usize, Channel)>) -> Client {
@@ -121,14 +124,21 @@ impl ClientBuilder {
             channels[index] = channel;
             current = index;
         }
-        let inner = Inner { endpoints, channels, current: AtomicUsize::new(current) };
+        let inner = Inner {
+            endpoints,
+            channels,
+            current: AtomicUsize::new(current),
+        };
         let scope = Scope {
             namespace: self.namespace.into(),
             timeout: self.timeout,
             session: None,
             traceparent: None,
         };
-        Client { inner: Arc::new(inner), scope }
+        Client {
+            inner: Arc::new(inner),
+            scope,
+        }
     }
 }
 
@@ -142,14 +152,22 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 fn endpoint(url: &str, connect_timeout: Duration) -> Result<Endpoint> {
-    let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let url = if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("http://{url}")
+    };
     if !url.starts_with("http://") {
-        return Err(Error::config(format!("{url}: only http:// is spoken so far")));
+        return Err(Error::config(format!(
+            "{url}: only http:// is spoken so far"
+        )));
     }
     let endpoint = Endpoint::from_shared(url.clone())
         .map_err(|error| Error::config(format!("{url}: {error}")))?;
     let agent = concat!("drumline-rust/", env!("CARGO_PKG_VERSION"));
-    let endpoint = endpoint.user_agent(agent).map_err(|error| Error::config(error.to_string()))?;
+    let endpoint = endpoint
+        .user_agent(agent)
+        .map_err(|error| Error::config(error.to_string()))?;
     Ok(endpoint
         .connect_timeout(connect_timeout)
         .tcp_nodelay(true)
@@ -224,8 +242,15 @@ impl Client {
     /// The same client in another namespace, without its session.
     #[must_use]
     pub fn with_namespace(&self, namespace: &str) -> Self {
-        let scope = Scope { namespace: namespace.into(), session: None, ..self.scope.clone() };
-        Self { inner: self.inner.clone(), scope }
+        let scope = Scope {
+            namespace: namespace.into(),
+            session: None,
+            ..self.scope.clone()
+        };
+        Self {
+            inner: self.inner.clone(),
+            scope,
+        }
     }
 
     /// The same client, acting under a session: every change that it makes is refused once the session is over.
@@ -237,15 +262,27 @@ impl Client {
     /// The same client with another time limit of its calls.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        let scope = Scope { timeout, ..self.scope.clone() };
-        Self { inner: self.inner.clone(), scope }
+        let scope = Scope {
+            timeout,
+            ..self.scope.clone()
+        };
+        Self {
+            inner: self.inner.clone(),
+            scope,
+        }
     }
 
     /// The same client, sending a W3C trace context with every call.
     #[must_use]
     pub fn with_traceparent(&self, traceparent: &str) -> Self {
-        let scope = Scope { traceparent: Some(traceparent.into()), ..self.scope.clone() };
-        Self { inner: self.inner.clone(), scope }
+        let scope = Scope {
+            traceparent: Some(traceparent.into()),
+            ..self.scope.clone()
+        };
+        Self {
+            inner: self.inner.clone(),
+            scope,
+        }
     }
 
     /// The namespace of its calls; empty is `default`.
@@ -255,12 +292,22 @@ impl Client {
 
     /// The session that it acts under; empty if none.
     pub fn session_id(&self) -> String {
-        self.scope.session.as_ref().map(|session| session.id().to_owned()).unwrap_or_default()
+        self.scope
+            .session
+            .as_ref()
+            .map(|session| session.id().to_owned())
+            .unwrap_or_default()
     }
 
     pub(crate) fn with_scope(&self, session: SessionScope) -> Self {
-        let scope = Scope { session: Some(session), ..self.scope.clone() };
-        Self { inner: self.inner.clone(), scope }
+        let scope = Scope {
+            session: Some(session),
+            ..self.scope.clone()
+        };
+        Self {
+            inner: self.inner.clone(),
+            scope,
+        }
     }
 
     pub(crate) fn session(&self) -> Option<&SessionScope> {
@@ -308,7 +355,11 @@ impl Client {
             let index = self.index();
             let error = match self.once(index, left, request.clone(), &send).await {
                 Ok(message) => {
-                    return Ok(Answer { message, first_sent, tries: backoff.tries() + 1 });
+                    return Ok(Answer {
+                        message,
+                        first_sent,
+                        tries: backoff.tries() + 1,
+                    });
                 }
                 Err(error) => error,
             };
@@ -344,7 +395,13 @@ impl Client {
         result
     }
 
-    async fn once<Q, R, F, Fut>(&self, index: usize, left: Duration, request: Q, send: &F) -> Result<R>
+    async fn once<Q, R, F, Fut>(
+        &self,
+        index: usize,
+        left: Duration,
+        request: Q,
+        send: &F,
+    ) -> Result<R>
     where
         F: Fn(Stubs, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<R>, Status>>,
@@ -379,7 +436,12 @@ impl Client {
 
     fn request<Q>(&self, message: Q) -> Request<Q> {
         let mut request = Request::new(message);
-        if let Some(trace) = self.scope.traceparent.as_ref().and_then(|trace| trace.parse().ok()) {
+        if let Some(trace) = self
+            .scope
+            .traceparent
+            .as_ref()
+            .and_then(|trace| trace.parse().ok())
+        {
             request.metadata_mut().insert("traceparent", trace);
         }
         request
@@ -412,7 +474,9 @@ mod tests {
     #[tokio::test]
     async fn an_address_may_come_without_its_scheme_but_not_with_another() {
         assert!(Client::builder("127.0.0.1:7400").connect_lazy().is_ok());
-        let refused = Client::builder("https://there").connect_lazy().expect_err("no TLS yet");
+        let refused = Client::builder("https://there")
+            .connect_lazy()
+            .expect_err("no TLS yet");
         assert_eq!(refused.kind(), Kind::Config);
     }
 
@@ -430,8 +494,15 @@ mod tests {
         let builder = Client::builder("127.0.0.1:1").timeout(Duration::from_millis(300));
         let client = builder.connect_lazy().expect("a client");
         let begun = Instant::now();
-        let error = client.state().get::<()>("x").await.expect_err("nobody is there");
-        assert!(matches!(error.kind(), Kind::Transport | Kind::Deadline), "{error:?}");
+        let error = client
+            .state()
+            .get::<()>("x")
+            .await
+            .expect_err("nobody is there");
+        assert!(
+            matches!(error.kind(), Kind::Transport | Kind::Deadline),
+            "{error:?}"
+        );
         assert!(begun.elapsed() < Duration::from_secs(2));
     }
 }

@@ -117,7 +117,10 @@ impl Error {
     pub(crate) fn task_ended(task: pb::Task) -> Self {
         let error = task.error.clone().unwrap_or_default();
         let state = task.state().as_str_name().trim_start_matches("STATE_");
-        let message = format!("task {} is {state}: {} {}", task.task_id, error.kind, error.message);
+        let message = format!(
+            "task {} is {state}: {} {}",
+            task.task_id, error.kind, error.message
+        );
         let mut made = Self::local(Kind::Ended, Code::Aborted, message.trim_end());
         made.0.ended = Some(Ended::Task(Box::new(task)));
         made
@@ -221,7 +224,10 @@ impl Error {
 
     /// Whether the session that was acted under is over, for whatever reason.
     pub fn is_session_over(&self) -> bool {
-        matches!(self.reason(), Reason::SessionEnded | Reason::SessionSuperseded)
+        matches!(
+            self.reason(),
+            Reason::SessionEnded | Reason::SessionSuperseded
+        )
     }
 
     /// Whether the attempt is over: nobody waits for its result.
@@ -291,9 +297,9 @@ impl From<tonic::Status> for Error {
 /// The current document in the details of a version conflict.
 fn conflict_in(status: &tonic::Status) -> Option<pb::State> {
     let details = tonic_types::Status::decode(status.details()).ok()?.details;
-    let any = details.into_iter().find(|any| {
-        any.type_url.rsplit('/').next() == Some(STATE_TYPE)
-    })?;
+    let any = details
+        .into_iter()
+        .find(|any| any.type_url.rsplit('/').next() == Some(STATE_TYPE))?;
     pb::State::decode(any.value.as_slice()).ok()
 }
 
@@ -325,7 +331,10 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_ref().map(|source| source.as_ref() as &(dyn std::error::Error + 'static))
+        self.0
+            .source
+            .as_ref()
+            .map(|source| source.as_ref() as &(dyn std::error::Error + 'static))
     }
 }
 
@@ -368,17 +377,30 @@ mod tests {
         let error = Error::from(tonic::Status::unavailable("connection refused"));
         assert_eq!(error.kind(), Kind::Transport);
         assert!(error.is_retryable() && error.is_indeterminate());
-        assert_eq!(Error::from(tonic::Status::unimplemented("")).kind(), Kind::Refused);
+        assert_eq!(
+            Error::from(tonic::Status::unimplemented("")).kind(),
+            Kind::Refused
+        );
     }
 
     #[test]
     fn a_version_conflict_brings_the_current_document() {
-        let state = pb::State { state_id: "s".into(), version: 7, ..Default::default() };
-        let any = |url: &str, value: Vec<u8>| prost_types::Any { type_url: url.into(), value };
+        let state = pb::State {
+            state_id: "s".into(),
+            version: 7,
+            ..Default::default()
+        };
+        let any = |url: &str, value: Vec<u8>| prost_types::Any {
+            type_url: url.into(),
+            value,
+        };
         let whole = tonic_types::Status {
             code: Code::Aborted as i32,
             message: "conflict".into(),
-            details: vec![any("type.googleapis.com/drumline.v1.State", state.encode_to_vec())],
+            details: vec![any(
+                "type.googleapis.com/drumline.v1.State",
+                state.encode_to_vec(),
+            )],
         };
         let bytes = whole.encode_to_vec().into();
         let status = tonic::Status::with_details(Code::Aborted, "conflict", bytes);

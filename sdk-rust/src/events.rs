@@ -47,7 +47,11 @@ impl Events {
             events: Vec::new(),
             guards: Vec::new(),
         };
-        let publish = Publish { client: self.client.clone(), request, problem: None };
+        let publish = Publish {
+            client: self.client.clone(),
+            request,
+            problem: None,
+        };
         events.into_iter().fold(publish, Publish::event)
     }
 
@@ -65,16 +69,26 @@ impl Events {
     /// The kept events that match, in order, page by page as they are asked for. Says more: `ListEventsRequest` with
     /// [`Events::list_with`].
     pub fn list(&self, filter: Filter) -> BoxStream<'static, Result<pb::Event>> {
-        self.list_with(pb::ListEventsRequest { filter: Some(filter.0), ..Default::default() })
+        self.list_with(pb::ListEventsRequest {
+            filter: Some(filter.0),
+            ..Default::default()
+        })
     }
 
     /// The kept events that a request asks for, page by page.
-    pub fn list_with(&self, request: pb::ListEventsRequest) -> BoxStream<'static, Result<pb::Event>> {
+    pub fn list_with(
+        &self,
+        request: pb::ListEventsRequest,
+    ) -> BoxStream<'static, Result<pb::Event>> {
         let client = self.client.clone();
         Box::pin(paged(move |page_token| {
             let client = client.clone();
             let namespace = client.namespace();
-            let request = pb::ListEventsRequest { namespace, page_token, ..request.clone() };
+            let request = pb::ListEventsRequest {
+                namespace,
+                page_token,
+                ..request.clone()
+            };
             async move {
                 let response = client
                     .call(request, |stubs, request| async move {
@@ -89,9 +103,18 @@ impl Events {
     /// One event.
     pub async fn get(&self, event_id: &str) -> Result<pb::Event> {
         let namespace = self.client.namespace();
-        let request = pb::GetEventRequest { namespace, event_id: event_id.into() };
-        let send = |stubs: crate::Stubs, request| async move { stubs.events().get_event(request).await };
-        Ok(self.client.call(request, send).await?.event.unwrap_or_default())
+        let request = pb::GetEventRequest {
+            namespace,
+            event_id: event_id.into(),
+        };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.events().get_event(request).await };
+        Ok(self
+            .client
+            .call(request, send)
+            .await?
+            .event
+            .unwrap_or_default())
     }
 }
 
@@ -106,8 +129,14 @@ pub struct NewEvent {
 impl NewEvent {
     /// An event of a type, such as `review.finding`.
     pub fn new(event_type: impl Into<String>) -> Self {
-        let event = pb::NewEvent { event_type: event_type.into(), ..Default::default() };
-        Self { event, problem: None }
+        let event = pb::NewEvent {
+            event_type: event_type.into(),
+            ..Default::default()
+        };
+        Self {
+            event,
+            problem: None,
+        }
     }
 
     /// The data.
@@ -202,7 +231,9 @@ impl Publish {
         if let Some(problem) = self.problem {
             return Err(problem);
         }
-        let send = |stubs: crate::Stubs, request| async move { stubs.events().publish_events(request).await };
+        let send = |stubs: crate::Stubs, request| async move {
+            stubs.events().publish_events(request).await
+        };
         self.client.call(self.request, send).await
     }
 }
@@ -327,14 +358,20 @@ impl Subscribe {
                 Err(error) => Some(Err(error)),
             }
         });
-        EventStream { inner: inner.boxed(), cursor }
+        EventStream {
+            inner: inner.boxed(),
+            cursor,
+        }
     }
 
     /// The events, and how far the stream has come when nothing matches.
     pub fn updates(self) -> UpdateStream {
         let cursor = Cursor::default();
         let give_up_after = self.give_up_after;
-        let source = Subscription { subscribe: self, cursor: cursor.clone() };
+        let source = Subscription {
+            subscribe: self,
+            cursor: cursor.clone(),
+        };
         let inner = resumed(source, give_up_after).filter_map(|message| async {
             match message.map(|message| message.content) {
                 Ok(Some(Content::Event(event))) => Some(Ok(Update::Event(event))),
@@ -343,7 +380,10 @@ impl Subscribe {
                 Err(error) => Some(Err(error)),
             }
         });
-        UpdateStream { inner: inner.boxed(), cursor }
+        UpdateStream {
+            inner: inner.boxed(),
+            cursor,
+        }
     }
 }
 
@@ -362,7 +402,10 @@ struct Cursor(Arc<Mutex<String>>);
 
 impl Cursor {
     fn get(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, cursor: &str) {
@@ -440,7 +483,8 @@ impl Source for Subscription {
             progress_interval: self.subscribe.progress_interval.map(time::to_proto),
             start: Some(start),
         };
-        let send = |stubs: crate::Stubs, request| async move { stubs.events().subscribe(request).await };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.events().subscribe(request).await };
         client.open(request, send).await
     }
 

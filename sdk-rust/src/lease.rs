@@ -24,13 +24,19 @@ pub struct Lease {
 impl Lease {
     /// A lease granted by the answer to a request that was sent at `sent` and waited in the queue for `queued`.
     pub fn granted(sent: Instant, queued: Duration, ttl: Duration) -> Self {
-        Self { ttl, counted_from: sent + queued }
+        Self {
+            ttl,
+            counted_from: sent + queued,
+        }
     }
 
     /// The same lease after a renewal that was sent at `sent` succeeded. Answers that overtake one another do no harm.
     pub fn renewed(&mut self, sent: Instant, ttl: Duration) {
         if sent >= self.counted_from {
-            *self = Self { ttl, counted_from: sent };
+            *self = Self {
+                ttl,
+                counted_from: sent,
+            };
         }
     }
 
@@ -97,7 +103,11 @@ mod tests {
         lease.renewed(sent + MS(1_000), MS(3_000));
         assert_eq!(lease.usable_until(), sent + MS(3_700));
         lease.renewed(sent + MS(500), MS(3_000));
-        assert_eq!(lease.usable_until(), sent + MS(3_700), "an older answer changes nothing");
+        assert_eq!(
+            lease.usable_until(),
+            sent + MS(3_700),
+            "an older answer changes nothing"
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::client::{Client, request_id};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::lease::Lease;
 use crate::time;
 
@@ -63,7 +63,12 @@ impl LockGuard {
             cause: OnceLock::new(),
         });
         let renewer = tokio::spawn(keep(held.clone()));
-        Self { held, renewer, runtime: Handle::current(), released: false }
+        Self {
+            held,
+            renewer,
+            runtime: Handle::current(),
+            released: false,
+        }
     }
 
     /// What is locked.
@@ -83,7 +88,10 @@ impl LockGuard {
 
     /// The proof that goes with a guarded write: the server refuses the write unless the lock is held then.
     pub fn guard(&self) -> pb::Guard {
-        pb::Guard { resource_id: self.held.resource.clone(), fencing_token: self.held.token }
+        pb::Guard {
+            resource_id: self.held.resource.clone(),
+            fencing_token: self.held.token,
+        }
     }
 
     /// Whether the holder may still act, by this process's clock.
@@ -121,8 +129,12 @@ impl LockGuard {
 
     /// Gives the lock back, and waits for that. An error if it was lost before.
     pub async fn release(mut self) -> Result<()> {
+        if self.held.lost.is_cancelled() {
+            return Err(self.held.why());
+        }
         self.released = true;
         self.renewer.abort();
+        self.held.forget();
         self.held.release().await
     }
 
@@ -134,10 +146,11 @@ impl LockGuard {
 impl Drop for LockGuard {
     fn drop(&mut self) {
         self.renewer.abort();
-        if self.released || self.held.lost.is_cancelled() {
-            self.held.forget();
+        self.held.forget();
+        if self.released || self.held.is_over_for_good() {
             return;
         }
+        // Also where it is only lost by our own clock: the server may hold it for us for long yet.
         let held = self.held.clone();
         self.runtime.spawn(async move {
             if let Err(error) = held.release().await {
@@ -165,6 +178,13 @@ impl Held {
         self.cause.get().cloned().unwrap_or_else(told)
     }
 
+    /// Whether the server itself said that the lease is over.
+    fn is_over_for_good(&self) -> bool {
+        self.cause
+            .get()
+            .is_some_and(|cause| cause.kind() == Kind::Refused)
+    }
+
     fn forget(&self) {
         if let Some(session) = self.client.session() {
             session.forget_lease(&self.resource, self.token);
@@ -182,7 +202,8 @@ impl Held {
             ttl: None,
         };
         let sent = Instant::now();
-        let send = |stubs: crate::Stubs, request| async move { stubs.locks().renew_lock(request).await };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.locks().renew_lock(request).await };
         let response = self.client.call_once(budget, request, send).await?;
         let ttl = response.lock.and_then(|lock| lock.ttl);
         let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,10 +213,6 @@ impl Held {
     }
 
     async fn release(&self) -> Result<()> {
-        self.forget();
-        if self.lost.is_cancelled() {
-            return Err(self.why());
-        }
         let request = pb::ReleaseLockRequest {
             namespace: self.client.namespace(),
             session_id: self.client.session_id(),
@@ -203,7 +220,8 @@ impl Held {
             resource_id: self.resource.clone(),
             fencing_token: self.token,
         };
-        let send = |stubs: crate::Stubs, request| async move { stubs.locks().release_lock(request).await };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.locks().release_lock(request).await };
         self.client.call(request, send).await.map(|_| ())
     }
 }

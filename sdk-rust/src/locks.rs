@@ -35,15 +35,28 @@ impl Locks {
             resource_id: resource_id.into(),
             ..Default::default()
         };
-        Acquire { client: self.client.clone(), request, wait: Duration::ZERO }
+        Acquire {
+            client: self.client.clone(),
+            request,
+            wait: Duration::ZERO,
+        }
     }
 
     /// The lock on a resource; an error with reason `LockNotFound` if nobody holds it.
     pub async fn get(&self, resource_id: &str) -> Result<pb::Lock> {
         let namespace = self.client.namespace();
-        let request = pb::GetLockRequest { namespace, resource_id: resource_id.into() };
-        let send = |stubs: crate::Stubs, request| async move { stubs.locks().get_lock(request).await };
-        Ok(self.client.call(request, send).await?.lock.unwrap_or_default())
+        let request = pb::GetLockRequest {
+            namespace,
+            resource_id: resource_id.into(),
+        };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.locks().get_lock(request).await };
+        Ok(self
+            .client
+            .call(request, send)
+            .await?
+            .lock
+            .unwrap_or_default())
     }
 
     /// The locks that are held on resources that begin so, page by page as they are asked for.
@@ -113,7 +126,8 @@ impl Acquire {
     /// Asks for it. Dropping the future leaves the queue.
     pub async fn send(self) -> Result<LockGuard> {
         let budget = self.wait + self.client.timeout();
-        let send = |stubs: crate::Stubs, request| async move { stubs.locks().acquire_lock(request).await };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.locks().acquire_lock(request).await };
         let answer = self.client.call_within(budget, self.request, send).await?;
         let lock = answer.message.lock.unwrap_or_default();
         let ttl = time::from_proto(lock.ttl);
@@ -128,7 +142,11 @@ impl Acquire {
                 if usable { Ok(()) } else { Err(error) }
             })?;
         }
-        if guard.is_held() { Ok(guard) } else { Err(Error::lost("the lease was over when it came")) }
+        if guard.is_held() {
+            Ok(guard)
+        } else {
+            Err(Error::lost("the lease was over when it came"))
+        }
     }
 }
 

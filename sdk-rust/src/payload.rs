@@ -20,17 +20,26 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 /// A payload of JSON text.
 pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Payload> {
     let text = serde_json::to_string(value).map_err(Error::payload)?;
-    Ok(Payload { content: Some(Content::Json(text)), content_type: String::new() })
+    Ok(Payload {
+        content: Some(Content::Json(text)),
+        content_type: String::new(),
+    })
 }
 
 /// A payload in protobuf's own form of JSON: numbers are doubles.
 pub fn value(value: &Value) -> Payload {
-    Payload { content: Some(Content::Value(to_value(value))), content_type: String::new() }
+    Payload {
+        content: Some(Content::Value(to_value(value))),
+        content_type: String::new(),
+    }
 }
 
 /// A payload of opaque bytes, with their media type; empty is `application/octet-stream`.
 pub fn bytes(data: impl Into<Bytes>, content_type: impl Into<String>) -> Payload {
-    Payload { content: Some(Content::Data(data.into())), content_type: content_type.into() }
+    Payload {
+        content: Some(Content::Data(data.into())),
+        content_type: content_type.into(),
+    }
 }
 
 /// Reads a payload as a type. A payload of nothing is read as `null`.
@@ -40,7 +49,9 @@ pub fn decode<T: DeserializeOwned>(payload: &Payload) -> Result<T> {
         Some(Content::Data(data)) => {
             let media = payload.content_type.as_str();
             if !(media == "application/json" || media.ends_with("+json")) {
-                return Err(Error::payload(format!("bytes of type {media:?} are not JSON")));
+                return Err(Error::payload(format!(
+                    "bytes of type {media:?} are not JSON"
+                )));
             }
             serde_json::from_slice(data).map_err(Error::payload)
         }
@@ -82,7 +93,10 @@ fn to_value(json: &Value) -> prost_types::Value {
             values: items.iter().map(to_value).collect(),
         }),
         Value::Object(fields) => Kind::StructValue(prost_types::Struct {
-            fields: fields.iter().map(|(name, value)| (name.clone(), to_value(value))).collect(),
+            fields: fields
+                .iter()
+                .map(|(name, value)| (name.clone(), to_value(value)))
+                .collect(),
         }),
     };
     prost_types::Value { kind: Some(kind) }
@@ -97,7 +111,11 @@ fn from_value(value: &prost_types::Value) -> Value {
         Some(Kind::ListValue(list)) => list.values.iter().map(from_value).collect(),
         Some(Kind::StructValue(fields)) => {
             let fields = fields.fields.iter();
-            Value::Object(fields.map(|(name, value)| (name.clone(), from_value(value))).collect())
+            Value::Object(
+                fields
+                    .map(|(name, value)| (name.clone(), from_value(value)))
+                    .collect(),
+            )
         }
     }
 }
@@ -121,8 +139,14 @@ mod tests {
         let number: serde_json::Number = serde_json::from_str(text).expect("a number");
         let payload = json(&number).expect("a payload");
         assert_eq!(payload.content, Some(Content::Json(text.into())));
-        assert_eq!(decode::<serde_json::Number>(&payload).expect("a number"), number);
-        assert_eq!(decode::<u64>(&json(&u64::MAX).expect("a payload")).expect("whole"), u64::MAX);
+        assert_eq!(
+            decode::<serde_json::Number>(&payload).expect("a number"),
+            number
+        );
+        assert_eq!(
+            decode::<u64>(&json(&u64::MAX).expect("a payload")).expect("whole"),
+            u64::MAX
+        );
     }
 
     #[test]
@@ -141,7 +165,10 @@ mod tests {
         assert!(decode::<Value>(&bytes("{}", "")).is_err());
         let typed = decode::<Value>(&bytes("[1]", "application/json")).expect("JSON");
         assert_eq!(typed, json!([1]));
-        assert_eq!(to_bytes(&bytes("ab", "")).expect("bytes"), Bytes::from("ab"));
+        assert_eq!(
+            to_bytes(&bytes("ab", "")).expect("bytes"),
+            Bytes::from("ab")
+        );
     }
 
     #[test]

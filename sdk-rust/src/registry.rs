@@ -26,9 +26,18 @@ impl Registry {
     /// One agent.
     pub async fn get(&self, agent_id: &str) -> Result<pb::Agent> {
         let namespace = self.client.namespace();
-        let request = pb::GetAgentRequest { namespace, agent_id: agent_id.into() };
-        let send = |stubs: crate::Stubs, request| async move { stubs.registry().get_agent(request).await };
-        Ok(self.client.call(request, send).await?.agent.unwrap_or_default())
+        let request = pb::GetAgentRequest {
+            namespace,
+            agent_id: agent_id.into(),
+        };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.registry().get_agent(request).await };
+        Ok(self
+            .client
+            .call(request, send)
+            .await?
+            .agent
+            .unwrap_or_default())
     }
 
     /// The agents that match, the fittest first, page by page as they are asked for.
@@ -38,7 +47,10 @@ impl Registry {
 
     /// The agents that have a capability, and are there.
     pub fn with_capability(&self, capability: &str) -> BoxStream<'static, Result<pb::Agent>> {
-        self.list(pb::AgentFilter { capability: capability.into(), ..Default::default() })
+        self.list(pb::AgentFilter {
+            capability: capability.into(),
+            ..Default::default()
+        })
     }
 
     /// The same, once the list has seen this cursor or position, to read what was just written.
@@ -73,22 +85,41 @@ impl Registry {
         &self,
         filter: pb::AgentFilter,
     ) -> impl Stream<Item = Result<pb::WatchAgentsResponse>> + Send + Unpin + use<> {
-        resumed(AgentWatch { client: self.client.clone(), filter }, None)
+        resumed(
+            AgentWatch {
+                client: self.client.clone(),
+                filter,
+            },
+            None,
+        )
     }
 
     /// Registers an agent without a stream. Use the session with [`Client::with_session`].
-    pub async fn register(&self, request: pb::RegisterAgentRequest) -> Result<pb::RegisterAgentResponse> {
+    pub async fn register(
+        &self,
+        request: pb::RegisterAgentRequest,
+    ) -> Result<pb::RegisterAgentResponse> {
         let namespace = self.client.namespace();
-        let request = pb::RegisterAgentRequest { namespace, request_id: request_id(), ..request };
-        let send = |stubs: crate::Stubs, request| async move { stubs.registry().register_agent(request).await };
+        let request = pb::RegisterAgentRequest {
+            namespace,
+            request_id: request_id(),
+            ..request
+        };
+        let send = |stubs: crate::Stubs, request| async move {
+            stubs.registry().register_agent(request).await
+        };
         self.client.call(request, send).await
     }
 
     /// Keeps the client's session alive.
     pub async fn heartbeat(&self) -> Result<pb::HeartbeatResponse> {
         let (namespace, session_id) = (self.client.namespace(), self.client.session_id());
-        let request = pb::HeartbeatRequest { namespace, session_id };
-        let send = |stubs: crate::Stubs, request| async move { stubs.registry().heartbeat(request).await };
+        let request = pb::HeartbeatRequest {
+            namespace,
+            session_id,
+        };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.registry().heartbeat(request).await };
         self.client.call(request, send).await
     }
 
@@ -102,8 +133,15 @@ impl Registry {
             agent: Some(agent),
             update_mask: Some(prost_types::FieldMask { paths }),
         };
-        let send = |stubs: crate::Stubs, request| async move { stubs.registry().update_agent(request).await };
-        Ok(self.client.call(request, send).await?.agent.unwrap_or_default())
+        let send = |stubs: crate::Stubs, request| async move {
+            stubs.registry().update_agent(request).await
+        };
+        Ok(self
+            .client
+            .call(request, send)
+            .await?
+            .agent
+            .unwrap_or_default())
     }
 
     /// Takes an agent off the list, and ends its session if it is the client's own.
@@ -114,7 +152,9 @@ impl Registry {
             request_id: request_id(),
             agent_id: agent_id.into(),
         };
-        let send = |stubs: crate::Stubs, request| async move { stubs.registry().deregister_agent(request).await };
+        let send = |stubs: crate::Stubs, request| async move {
+            stubs.registry().deregister_agent(request).await
+        };
         self.client.call(request, send).await.map(|_| ())
     }
 }
@@ -133,7 +173,9 @@ impl Source for AgentWatch {
             filter: Some(self.filter.clone()),
             progress_interval: None,
         };
-        let send = |stubs: crate::Stubs, request| async move { stubs.registry().watch_agents(request).await };
+        let send = |stubs: crate::Stubs, request| async move {
+            stubs.registry().watch_agents(request).await
+        };
         self.client.open(request, send).await
     }
 

@@ -20,7 +20,11 @@ pub(crate) struct SessionScope {
 
 impl SessionScope {
     pub(crate) fn new(id: &str) -> Self {
-        Self { id: id.into(), over: CancellationToken::new(), leases: Arc::default() }
+        Self {
+            id: id.into(),
+            over: CancellationToken::new(),
+            leases: Arc::default(),
+        }
     }
 
     pub(crate) fn id(&self) -> &str {

@@ -4,6 +4,7 @@
 //! has changed. [`States::update`] does the whole dance.
 
 use std::future::IntoFuture;
+use std::time::Duration;
 
 use drumline_proto::v1 as pb;
 use futures::Stream;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::Streaming;
 
+use crate::backoff::Backoff;
 use crate::client::{Client, request_id};
 use crate::error::{Error, Reason, Result};
 use crate::payload;
@@ -79,8 +81,13 @@ impl States {
         version: i64,
     ) -> Result<Document<T>> {
         let namespace = self.client.namespace();
-        let request = pb::GetStateRequest { namespace, state_id: state_id.into(), version };
-        let send = |stubs: crate::Stubs, request| async move { stubs.state().get_state(request).await };
+        let request = pb::GetStateRequest {
+            namespace,
+            state_id: state_id.into(),
+            version,
+        };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.state().get_state(request).await };
         let response = self.client.call(request, send).await?;
         document(response.state.unwrap_or_default())
     }
@@ -103,7 +110,11 @@ impl States {
             state_id: state_id.into(),
             ..Default::default()
         };
-        Put { client: self.client.clone(), payload, request }
+        Put {
+            client: self.client.clone(),
+            payload,
+            request,
+        }
     }
 
     /// Deletes a document. Await it, or say more first.
@@ -115,7 +126,10 @@ impl States {
             state_id: state_id.into(),
             ..Default::default()
         };
-        Delete { client: self.client.clone(), request }
+        Delete {
+            client: self.client.clone(),
+            request,
+        }
     }
 
     /// Makes the next version of a document from the current one, again and again until no other writer came between.
@@ -142,7 +156,7 @@ impl States {
     {
         let found = self.get(state_id).await?;
         let mut current: Option<Document<T>> = found;
-        let mut tries = 0;
+        let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(200));
         loop {
             let version = current.as_ref().map_or(0, |document| document.version);
             let value = change(current.map(|document| document.value));
@@ -157,10 +171,14 @@ impl States {
                         position: written.position,
                         ..Default::default()
                     };
-                    return Ok(Document { version: written.version, value, state });
+                    return Ok(Document {
+                        version: written.version,
+                        value,
+                        state,
+                    });
                 }
-                Err(error) if error.is_conflict() && tries < UPDATE_TRIES => {
-                    tries += 1;
+                Err(error) if error.is_conflict() && backoff.tries() < UPDATE_TRIES => {
+                    tokio::time::sleep(backoff.next()).await;
                     current = self.current(state_id, &error).await?;
                 }
                 Err(error) => return Err(error),
@@ -228,7 +246,10 @@ impl States {
     /// The document (or documents) as they are, then each change; goes on from its cursor after a break.
     ///
     /// A message without a state is a progress mark.
-    pub fn watch(&self, watched: Watched) -> impl Stream<Item = Result<pb::WatchStateResponse>> + Send + Unpin {
+    pub fn watch(
+        &self,
+        watched: Watched,
+    ) -> impl Stream<Item = Result<pb::WatchStateResponse>> + Send + Unpin {
         self.watch_from(watched, "")
     }
 
@@ -238,7 +259,11 @@ impl States {
         watched: Watched,
         cursor: &str,
     ) -> impl Stream<Item = Result<pb::WatchStateResponse>> + Send + Unpin + use<> {
-        let source = StateWatch { client: self.client.clone(), watched, cursor: cursor.to_owned() };
+        let source = StateWatch {
+            client: self.client.clone(),
+            watched,
+            cursor: cursor.to_owned(),
+        };
         resumed(source, None)
     }
 }
@@ -246,7 +271,11 @@ impl States {
 /// Reads the content of a document.
 pub fn document<T: DeserializeOwned>(state: pb::State) -> Result<Document<T>> {
     let value = payload::decode_opt(state.payload.as_ref())?;
-    Ok(Document { version: state.version, value, state })
+    Ok(Document {
+        version: state.version,
+        value,
+        state,
+    })
 }
 
 struct StateWatch {
@@ -270,7 +299,8 @@ impl Source for StateWatch {
             cursor: self.cursor.clone(),
             progress_interval: None,
         };
-        let send = |stubs: crate::Stubs, request| async move { stubs.state().watch_state(request).await };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.state().watch_state(request).await };
         self.client.open(request, send).await
     }
 
@@ -329,11 +359,23 @@ impl Put {
 
     /// Sends it.
     pub async fn send(self) -> Result<Written> {
-        let request = pb::PutStateRequest { payload: Some(self.payload?), ..self.request };
-        let send = |stubs: crate::Stubs, request| async move { stubs.state().put_state(request).await };
+        let request = pb::PutStateRequest {
+            payload: Some(self.payload?),
+            ..self.request
+        };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.state().put_state(request).await };
         let answer = self.client.call(request, send).await?;
-        let pb::PutStateResponse { version, position, cursor } = answer;
-        Ok(Written { version, position, cursor })
+        let pb::PutStateResponse {
+            version,
+            position,
+            cursor,
+        } = answer;
+        Ok(Written {
+            version,
+            position,
+            cursor,
+        })
     }
 }
 
@@ -375,10 +417,19 @@ impl Delete {
 
     /// Sends it.
     pub async fn send(self) -> Result<Written> {
-        let send = |stubs: crate::Stubs, request| async move { stubs.state().delete_state(request).await };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.state().delete_state(request).await };
         let answer = self.client.call(self.request, send).await?;
-        let pb::DeleteStateResponse { version, position, cursor } = answer;
-        Ok(Written { version, position, cursor })
+        let pb::DeleteStateResponse {
+            version,
+            position,
+            cursor,
+        } = answer;
+        Ok(Written {
+            version,
+            position,
+            cursor,
+        })
     }
 }
 

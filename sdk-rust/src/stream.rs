@@ -86,7 +86,9 @@ impl<S: Source> Resumed<S> {
             self.open = None;
             self.source.broken(&error);
             let since = *self.broken_since.get_or_insert_with(Instant::now);
-            let given_up = self.give_up_after.is_some_and(|after| since.elapsed() >= after);
+            let given_up = self
+                .give_up_after
+                .is_some_and(|after| since.elapsed() >= after);
             if given_up || !is_mendable(&error) {
                 self.ended = true;
                 return Some(Err(error));
@@ -119,13 +121,19 @@ where
         items: std::vec::IntoIter<T>,
         token: Option<String>,
     }
-    let first = Pages { page, items: Vec::new().into_iter(), token: Some(String::new()) };
+    let first = Pages {
+        page,
+        items: Vec::new().into_iter(),
+        token: Some(String::new()),
+    };
     futures::stream::try_unfold(first, |mut pages| async move {
         loop {
             if let Some(item) = pages.items.next() {
                 return Ok(Some((item, pages)));
             }
-            let Some(token) = pages.token.take() else { return Ok(None) };
+            let Some(token) = pages.token.take() else {
+                return Ok(None);
+            };
             let (items, next) = (pages.page)(token).await?;
             pages.items = items.into_iter();
             pages.token = Some(next).filter(|token| !token.is_empty());
@@ -160,8 +168,17 @@ mod tests {
                 ..Default::default()
             })
         };
-        assert!(!is_mendable(&error(Reason::CursorOutOfRange, tonic::Code::OutOfRange)));
-        assert!(is_mendable(&error(Reason::SlowConsumer, tonic::Code::ResourceExhausted)));
-        assert!(is_mendable(&error(Reason::Draining, tonic::Code::Unavailable)));
+        assert!(!is_mendable(&error(
+            Reason::CursorOutOfRange,
+            tonic::Code::OutOfRange
+        )));
+        assert!(is_mendable(&error(
+            Reason::SlowConsumer,
+            tonic::Code::ResourceExhausted
+        )));
+        assert!(is_mendable(&error(
+            Reason::Draining,
+            tonic::Code::Unavailable
+        )));
     }
 }

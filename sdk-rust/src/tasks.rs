@@ -42,7 +42,8 @@ impl Tasks {
 
     /// Delegates a task, with a payload as it is, to whoever has the capability.
     pub fn delegate_payload(&self, capability: &str, input: pb::Payload) -> Delegate {
-        self.new_task(Ok(input)).change(|request| request.capability = capability.into())
+        self.new_task(Ok(input))
+            .change(|request| request.capability = capability.into())
     }
 
     /// Delegates a task to one agent.
@@ -57,12 +58,19 @@ impl Tasks {
             request_id: request_id(),
             ..Default::default()
         };
-        Delegate { client: self.client.clone(), input, request }
+        Delegate {
+            client: self.client.clone(),
+            input,
+            request,
+        }
     }
 
     /// The handle of a task that was delegated before.
     pub fn handle(&self, task_id: impl Into<String>) -> TaskHandle {
-        TaskHandle { client: self.client.clone(), task_id: task_id.into() }
+        TaskHandle {
+            client: self.client.clone(),
+            task_id: task_id.into(),
+        }
     }
 
     /// A task as it is now.
@@ -76,7 +84,11 @@ impl Tasks {
         Box::pin(paged(move |page_token| {
             let client = client.clone();
             let namespace = client.namespace();
-            let request = pb::ListTasksRequest { namespace, page_token, ..request.clone() };
+            let request = pb::ListTasksRequest {
+                namespace,
+                page_token,
+                ..request.clone()
+            };
             async move {
                 let response = client
                     .call(request, |stubs, request| async move {
@@ -175,10 +187,23 @@ impl Delegate {
 
     /// Delegates it.
     pub async fn send(self) -> Result<TaskHandle> {
-        let request = pb::DelegateTaskRequest { input: Some(self.input?), ..self.request };
-        let send = |stubs: crate::Stubs, request| async move { stubs.tasks().delegate_task(request).await };
-        let task = self.client.call(request, send).await?.task.unwrap_or_default();
-        Ok(TaskHandle { client: self.client, task_id: task.task_id })
+        let request = pb::DelegateTaskRequest {
+            input: Some(self.input?),
+            ..self.request
+        };
+        let send = |stubs: crate::Stubs, request| async move {
+            stubs.tasks().delegate_task(request).await
+        };
+        let task = self
+            .client
+            .call(request, send)
+            .await?
+            .task
+            .unwrap_or_default();
+        Ok(TaskHandle {
+            client: self.client,
+            task_id: task.task_id,
+        })
     }
 }
 
@@ -207,9 +232,18 @@ impl TaskHandle {
     /// The task as it is now.
     pub async fn get(&self) -> Result<pb::Task> {
         let namespace = self.client.namespace();
-        let request = pb::GetTaskRequest { namespace, task_id: self.task_id.clone() };
-        let send = |stubs: crate::Stubs, request| async move { stubs.tasks().get_task(request).await };
-        Ok(self.client.call(request, send).await?.task.unwrap_or_default())
+        let request = pb::GetTaskRequest {
+            namespace,
+            task_id: self.task_id.clone(),
+        };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.tasks().get_task(request).await };
+        Ok(self
+            .client
+            .call(request, send)
+            .await?
+            .task
+            .unwrap_or_default())
     }
 
     /// Waits for the task's end and reads its result. If it did not end well, the error has it: [`Error::task`].
@@ -229,7 +263,9 @@ impl TaskHandle {
                 task_id: self.task_id.clone(),
                 wait_timeout: Some(time::to_proto(WAIT)),
             };
-            let send = |stubs: crate::Stubs, request| async move { stubs.tasks().await_task(request).await };
+            let send = |stubs: crate::Stubs, request| async move {
+                stubs.tasks().await_task(request).await
+            };
             let budget = WAIT + self.client.timeout();
             let answer = self.client.call_within(budget, request, send).await?;
             let task = answer.message.task.unwrap_or_default();
@@ -248,13 +284,22 @@ impl TaskHandle {
             task_id: self.task_id.clone(),
             cause: cause.into(),
         };
-        let send = |stubs: crate::Stubs, request| async move { stubs.tasks().cancel_task(request).await };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.tasks().cancel_task(request).await };
         self.client.call(request, send).await.map(|_| ())
     }
 
     /// The task as it is, then each change, until it has ended. After a break it begins with the task as it is then.
-    pub fn watch(&self) -> impl Stream<Item = Result<pb::WatchTaskResponse>> + Send + Unpin + use<> {
-        resumed(TaskWatch { handle: self.clone(), over: false }, None)
+    pub fn watch(
+        &self,
+    ) -> impl Stream<Item = Result<pb::WatchTaskResponse>> + Send + Unpin + use<> {
+        resumed(
+            TaskWatch {
+                handle: self.clone(),
+                over: false,
+            },
+            None,
+        )
     }
 }
 
@@ -276,8 +321,12 @@ impl Source for TaskWatch {
 
     async fn open(&mut self) -> Result<Streaming<Self::Message>> {
         let namespace = self.handle.client.namespace();
-        let request = pb::WatchTaskRequest { namespace, task_id: self.handle.task_id.clone() };
-        let send = |stubs: crate::Stubs, request| async move { stubs.tasks().watch_task(request).await };
+        let request = pb::WatchTaskRequest {
+            namespace,
+            task_id: self.handle.task_id.clone(),
+        };
+        let send =
+            |stubs: crate::Stubs, request| async move { stubs.tasks().watch_task(request).await };
         self.handle.client.open(request, send).await
     }
 
