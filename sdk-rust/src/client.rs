@@ -13,15 +13,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use crate::backoff::Backoff;
+use crate::connect::ClientBuilder;
 use crate::error::{Error, Kind, Result};
 use crate::session::SessionScope;
 use crate::stubs::Stubs;
 use crate::{events, locks, registry, state, tasks, workflows};
-
-/// How long a call may take, retries included, unless it says otherwise.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client of a Drumline server. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
@@ -47,138 +43,6 @@ struct Scope {
     traceparent: Option<Arc<str>>,
 }
 
-/// Makes a [`Client`].
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct ClientBuilder {
-    addresses: Vec<String>,
-    namespace: String,
-    timeout: Duration,
-    connect_timeout: Duration,
-}
-
-impl ClientBuilder {
-    /// Adds an address to turn to when those before it cannot be reached.
-    pub fn address(mut self, url: impl Into<String>) -> Self {
-        self.addresses.push(url.into());
-        self
-    }
-
-    /// The namespace of every call; `default` if it is not set.
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = namespace.into();
-        self
-    }
-
-    /// How long a call may take, its retries included; 30 s if it is not set. A wait that is asked for comes on top.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// How long one connection may take to be made; 5 s if it is not set.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
-        self
-    }
-
-    /// Connects to the first address that answers.
-    pub async fn connect(self) -> Result<Client> {
-        let endpoints = self.endpoints()?;
-        let mut failed = None;
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            match endpoint.connect().await {
-                Ok(channel) => return Ok(self.client(endpoints.clone(), Some((index, channel)))),
-                Err(error) => failed = Some((endpoint.uri().clone(), error)),
-            }
-        }
-        Err(match failed {
-            Some((uri, error)) => {
-                let source: &dyn std::error::Error = &error;
-                Error::transport(format!("cannot connect to {uri}: {}", innermost(source)))
-            }
-            None => Error::config("no address was given"),
-        })
-    }
-
-    /// Makes a client that connects when it is first used.
-    pub fn connect_lazy(self) -> Result<Client> {
-        let endpoints = self.endpoints()?;
-        if endpoints.is_empty() {
-            return Err(Error::config("no address was given"));
-        }
-        Ok(self.client(endpoints, None))
-    }
-
-    fn endpoints(&self) -> Result<Vec<Endpoint>> {
-        self.addresses
-            .iter()
-            .map(|url| endpoint(url, self.connect_timeout))
-            .collect()
-    }
-
-    fn client(self, endpoints: Vec<Endpoint>, made: Option<(usize, Channel)>) -> Client {
-        let mut channels: Vec<Channel> = endpoints.iter().map(Endpoint::connect_lazy).collect();
-        let mut current = 0;
-        if let Some((index, channel)) = made {
-            channels[index] = channel;
-            current = index;
-        }
-        let inner = Inner {
-            endpoints,
-            channels,
-            current: AtomicUsize::new(current),
-        };
-        let scope = Scope {
-            namespace: self.namespace.into(),
-            timeout: self.timeout,
-            session: None,
-            traceparent: None,
-        };
-        Client {
-            inner: Arc::new(inner),
-            scope,
-        }
-    }
-}
-
-/// The cause at the bottom of an error, which is the one that says something.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
-}
-
-fn endpoint(url: &str, connect_timeout: Duration) -> Result<Endpoint> {
-    let url = if url.contains("://") {
-        url.to_owned()
-    } else {
-        format!("http://{url}")
-    };
-    if !url.starts_with("http://") {
-        return Err(Error::config(format!(
-            "{url}: only http:// is spoken so far"
-        )));
-    }
-    let endpoint = Endpoint::from_shared(url.clone())
-        .map_err(|error| Error::config(format!("{url}: {error}")))?;
-    let agent = concat!("drumline-rust/", env!("CARGO_PKG_VERSION"));
-    let endpoint = endpoint
-        .user_agent(agent)
-        .map_err(|error| Error::config(error.to_string()))?;
-    Ok(endpoint
-        .connect_timeout(connect_timeout)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(30)))
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(8 << 20))
-}
-
 /// An answer, and when the request that brought it was sent.
 pub(crate) struct Answer<R> {
     pub(crate) message: R,
@@ -196,11 +60,32 @@ impl Client {
 
     /// Begins to make a client, with the first address.
     pub fn builder(url: impl Into<String>) -> ClientBuilder {
-        ClientBuilder {
-            addresses: vec![url.into()],
-            namespace: String::new(),
-            timeout: CALL_TIMEOUT,
-            connect_timeout: CONNECT_TIMEOUT,
+        ClientBuilder::new(url.into())
+    }
+
+    /// A client over these connections, the one at `current` first.
+    pub(crate) fn new(
+        endpoints: Vec<Endpoint>,
+        channels: Vec<Channel>,
+        current: usize,
+        namespace: &str,
+        timeout: Duration,
+    ) -> Self {
+        let current = AtomicUsize::new(current);
+        let inner = Inner {
+            endpoints,
+            channels,
+            current,
+        };
+        let scope = Scope {
+            namespace: namespace.into(),
+            timeout,
+            session: None,
+            traceparent: None,
+        };
+        Self {
+            inner: Arc::new(inner),
+            scope,
         }
     }
 
@@ -347,6 +232,7 @@ impl Client {
     {
         let first_sent = Instant::now();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut unknown = false;
         loop {
             let left = budget.saturating_sub(first_sent.elapsed());
             if left.is_zero() {
@@ -366,10 +252,11 @@ impl Client {
             if !error.is_retryable() {
                 return Err(error);
             }
+            unknown |= error.is_indeterminate();
             self.turn_from(index, &error);
             let wait = backoff.next_after(error.retry_after());
             if first_sent.elapsed() + wait >= budget {
-                return Err(error);
+                return Err(error.after_unknown(unknown));
             }
             tracing::debug!(%error, ?wait, "a call is tried again");
             tokio::time::sleep(wait).await;
@@ -470,15 +357,6 @@ pub(crate) fn request_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn an_address_may_come_without_its_scheme_but_not_with_another() {
-        assert!(Client::builder("127.0.0.1:7400").connect_lazy().is_ok());
-        let refused = Client::builder("https://there")
-            .connect_lazy()
-            .expect_err("no TLS yet");
-        assert_eq!(refused.kind(), Kind::Config);
-    }
 
     #[tokio::test]
     async fn a_failed_address_is_left_once_however_many_calls_failed_on_it() {

@@ -57,6 +57,7 @@ struct Inner {
     metadata: HashMap<String, String>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
+    after_unknown: bool,
     conflict: Option<pb::State>,
     ended: Option<Ended>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -87,6 +88,7 @@ impl Error {
             metadata: HashMap::new(),
             violations: Vec::new(),
             retry_after: None,
+            after_unknown: false,
             conflict: None,
             ended: None,
             source: None,
@@ -255,8 +257,19 @@ impl Error {
 
     /// Whether it cannot be known if the change was made.
     pub fn is_indeterminate(&self) -> bool {
-        matches!(self.kind(), Kind::Transport | Kind::Deadline)
-            || self.reason() == Reason::OutcomeUnknown
+        let unanswered = match self.kind() {
+            Kind::Transport => true,
+            // Where the server says so itself, nothing was changed.
+            Kind::Deadline => self.reason() == Reason::Unspecified,
+            _ => false,
+        };
+        self.0.after_unknown || unanswered || self.reason() == Reason::OutcomeUnknown
+    }
+
+    /// The same error, of a call with an earlier try of which it cannot be known what became.
+    pub(crate) fn after_unknown(mut self, unknown: bool) -> Self {
+        self.0.after_unknown |= unknown;
+        self
     }
 }
 

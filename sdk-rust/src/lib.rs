@@ -32,6 +32,7 @@
 pub mod agent;
 pub mod backoff;
 mod client;
+mod connect;
 mod error;
 pub mod events;
 pub mod lease;
@@ -41,15 +42,18 @@ pub mod payload;
 pub mod registry;
 mod session;
 pub mod state;
+mod state_write;
 mod stream;
 mod stubs;
+mod subscribe;
 pub mod tasks;
 mod time;
 pub mod workflow;
 pub mod workflows;
 
 pub use agent::{Agent, AgentBuilder, AgentHandle, Capability, TaskContext, TaskFailure};
-pub use client::{Client, ClientBuilder};
+pub use client::Client;
+pub use connect::ClientBuilder;
 pub use drumline_proto::v1;
 pub use error::{Error, Kind, Reason, Result, Violation};
 pub use lock_guard::LockGuard;

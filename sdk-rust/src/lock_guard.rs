@@ -251,11 +251,13 @@ async fn keep(held: Arc<Held>) {
                 backoff.reset();
                 next = held.lease().renew_at();
             }
-            Err(error) if error.is_retryable() || error.is_indeterminate() => {
+            Err(error) if error.is_lease_over() || error.is_session_over() => {
+                return held.lose(error);
+            }
+            Err(error) => {
                 tracing::debug!(%error, resource = held.resource, "a renewal failed");
                 next = Instant::now() + backoff.next_after(error.retry_after());
             }
-            Err(error) => return held.lose(error),
         }
     }
 }

@@ -3,12 +3,10 @@
 //! The server is authoritative: a write names the version that it replaces, and is refused with the current document if that
 //! has changed. [`States::update`] does the whole dance.
 
-use std::future::IntoFuture;
 use std::time::Duration;
 
 use drumline_proto::v1 as pb;
 use futures::Stream;
-use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +17,8 @@ use crate::client::{Client, request_id};
 use crate::error::{Error, Reason, Result};
 use crate::payload;
 use crate::stream::{Source, paged, resumed};
+
+pub use crate::state_write::{Delete, Put, Written};
 
 /// How often an update is tried against writers that are faster.
 const UPDATE_TRIES: u32 = 100;
@@ -38,17 +38,6 @@ pub struct Document<T> {
     pub value: T,
     /// All that the server says of it; the payload, too, is still there.
     pub state: pb::State,
-}
-
-/// What a write made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The version that was made.
-    pub version: i64,
-    /// The position in the log that it was committed at.
-    pub position: i64,
-    /// The same as a cursor.
-    pub cursor: String,
 }
 
 /// What to watch.
@@ -110,11 +99,7 @@ impl States {
             state_id: state_id.into(),
             ..Default::default()
         };
-        Put {
-            client: self.client.clone(),
-            payload,
-            request,
-        }
+        Put::new(self.client.clone(), payload, request)
     }
 
     /// Deletes a document. Await it, or say more first.
@@ -126,10 +111,7 @@ impl States {
             state_id: state_id.into(),
             ..Default::default()
         };
-        Delete {
-            client: self.client.clone(),
-            request,
-        }
+        Delete::new(self.client.clone(), request)
     }
 
     /// Makes the next version of a document from the current one, again and again until no other writer came between.
@@ -249,7 +231,7 @@ impl States {
     pub fn watch(
         &self,
         watched: Watched,
-    ) -> impl Stream<Item = Result<pb::WatchStateResponse>> + Send + Unpin {
+    ) -> impl Stream<Item = Result<pb::WatchStateResponse>> + Send + Unpin + use<> {
         self.watch_from(watched, "")
     }
 
@@ -308,136 +290,5 @@ impl Source for StateWatch {
         if !message.cursor.is_empty() {
             self.cursor.clone_from(&message.cursor);
         }
-    }
-}
-
-/// A write that has not been sent yet.
-#[derive(Debug)]
-#[must_use = "a write does nothing until it is awaited"]
-pub struct Put {
-    client: Client,
-    payload: Result<pb::Payload>,
-    request: pb::PutStateRequest,
-}
-
-impl Put {
-    /// Refuse it unless the document has this version; 0 is that it must not exist.
-    pub fn expected_version(mut self, version: i64) -> Self {
-        self.request.expected_version = Some(version);
-        self
-    }
-
-    /// Refuse it unless this lock is held.
-    pub fn guard(mut self, guard: pb::Guard) -> Self {
-        self.request.guards.push(guard);
-        self
-    }
-
-    /// Refuse it unless all of these locks are held.
-    pub fn guards(mut self, guards: &[pb::Guard]) -> Self {
-        self.request.guards.extend_from_slice(guards);
-        self
-    }
-
-    /// The owner's version of the document's schema.
-    pub fn schema_version(mut self, version: impl Into<String>) -> Self {
-        self.request.schema_version = version.into();
-        self
-    }
-
-    /// How many versions of the document to keep.
-    pub fn version_retention(mut self, versions: i32) -> Self {
-        self.request.version_retention = versions;
-        self
-    }
-
-    /// Links the change's event to others.
-    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
-        self.request.correlation_id = id.into();
-        self
-    }
-
-    /// Sends it.
-    pub async fn send(self) -> Result<Written> {
-        let request = pb::PutStateRequest {
-            payload: Some(self.payload?),
-            ..self.request
-        };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.state().put_state(request).await };
-        let answer = self.client.call(request, send).await?;
-        let pb::PutStateResponse {
-            version,
-            position,
-            cursor,
-        } = answer;
-        Ok(Written {
-            version,
-            position,
-            cursor,
-        })
-    }
-}
-
-impl IntoFuture for Put {
-    type Output = Result<Written>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
-    }
-}
-
-/// A deletion that has not been sent yet.
-#[derive(Debug)]
-#[must_use = "a deletion does nothing until it is awaited"]
-pub struct Delete {
-    client: Client,
-    request: pb::DeleteStateRequest,
-}
-
-impl Delete {
-    /// Refuse it unless the document has this version.
-    pub fn expected_version(mut self, version: i64) -> Self {
-        self.request.expected_version = Some(version);
-        self
-    }
-
-    /// Refuse it unless this lock is held.
-    pub fn guard(mut self, guard: pb::Guard) -> Self {
-        self.request.guards.push(guard);
-        self
-    }
-
-    /// Links the change's event to others.
-    pub fn correlation_id(mut self, id: impl Into<String>) -> Self {
-        self.request.correlation_id = id.into();
-        self
-    }
-
-    /// Sends it.
-    pub async fn send(self) -> Result<Written> {
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.state().delete_state(request).await };
-        let answer = self.client.call(self.request, send).await?;
-        let pb::DeleteStateResponse {
-            version,
-            position,
-            cursor,
-        } = answer;
-        Ok(Written {
-            version,
-            position,
-            cursor,
-        })
-    }
-}
-
-impl IntoFuture for Delete {
-    type Output = Result<Written>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.send())
     }
 }

@@ -30,19 +30,19 @@ use tonic::transport::Endpoint;
 use super::attempts::{AttemptKey, Attempts};
 use super::config::Config;
 use super::context::{Cancel, CancelCause, TaskContext};
-use super::handle::{Snapshot, Status};
+use super::handle::Snapshot;
 use super::leaving::Leaving;
 use super::link::{self, Link, Next};
 use super::outbox::Outbox;
 use super::watch::DeathWatch;
 use crate::backoff::Backoff;
-use crate::client::request_id;
 use crate::error::{Error, Result};
 use crate::session::SessionScope;
-use crate::time;
 
 /// The largest frame that is sent: what the server takes in one message, less some room.
 pub(crate) const LARGEST_FRAME: usize = (4 << 20) - (64 << 10);
+/// How long the hello of a session to resume may wait at least: another address may be faster.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a hello may wait for its welcome.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stream must have lasted for the next wait to be a short one.
@@ -121,12 +121,16 @@ pub(crate) struct Driver {
 impl Driver {
     /// Runs until the agent has left, or cannot go on.
     pub(crate) async fn run(mut self) -> Result<()> {
+        let ended = self.live().await;
+        self.session_over();
+        ended
+    }
+
+    async fn live(&mut self) -> Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(40), Duration::from_secs(5));
         loop {
-            let (hello, number) = (self.hello(), self.outbox.number());
-            let endpoint = self.endpoints[self.address % self.endpoints.len()].clone();
-            let opened = link::open(endpoint, number, hello, HELLO_PATIENCE);
-            let Some(opened) = self.offline(opened).await else {
+            let opening = self.opening();
+            let Some(opened) = self.offline(opening).await else {
                 return Ok(());
             };
             let begun = Instant::now();
@@ -135,21 +139,15 @@ impl Driver {
                 Err(error) => (End::Broken(error), false),
             };
             self.stream_ended();
-            let error = match end {
+            let (error, moved) = match end {
                 End::Finished => return Ok(()),
-                End::Moved => {
-                    self.address += 1;
-                    continue;
-                }
-                End::Broken(error) => error,
+                End::Moved => (Error::transport("the server is stopping"), true),
+                End::Broken(error) => (error, false),
             };
             match link::after(&error) {
-                Next::Stop => {
-                    self.session_over();
-                    return Err(error);
-                }
+                Next::Stop => return Err(error),
                 Next::Register => self.session_over(),
-                Next::Again if !was_online => self.address += 1,
+                Next::Again if moved || !was_online => self.address += 1,
                 Next::Again => {}
             }
             if was_online && begun.elapsed() >= STABLE {
@@ -159,6 +157,23 @@ impl Driver {
             tracing::info!(agent = self.config.agent_id(), %error, ?wait, "the agent is offline");
             if self.offline(tokio::time::sleep(wait)).await.is_none() {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Opens the next stream; never, where the agent is leaving and its session is over.
+    fn opening(&mut self) -> impl Future<Output = Result<Link>> + use<> {
+        let number = self.outbox.number();
+        let session = (self.session.is_some() || !self.leaving.is_leaving()).then(|| self.hello());
+        let endpoint = self.endpoints[self.address % self.endpoints.len()].clone();
+        let ttl = self.session.as_ref().map(|session| session.watch.ttl());
+        let patience = ttl.map_or(HELLO_PATIENCE, |ttl| {
+            ttl.clamp(LEAST_PATIENCE, HELLO_PATIENCE)
+        });
+        async move {
+            match session {
+                Some(session) => link::open(endpoint, number, session, patience).await,
+                None => std::future::pending().await,
             }
         }
     }
@@ -233,70 +248,6 @@ impl Driver {
         }
     }
 
-    /// Takes over a session: a new one, or the same one again.
-    fn welcomed(
-        &mut self,
-        welcome: &pb::ConnectWelcome,
-        sent: Instant,
-        up: mpsc::UnboundedSender<pb::ConnectRequest>,
-    ) {
-        let ttl = time::from_proto(welcome.session_ttl).max(Duration::from_millis(100));
-        let watch = DeathWatch::new(sent, ttl);
-        let same = self
-            .session
-            .as_ref()
-            .is_some_and(|old| old.scope.id() == welcome.session_id);
-        if !same && self.session.is_some() {
-            self.session_over();
-        }
-        let scope = match &self.session {
-            Some(session) if !session.doubted => session.scope.clone(),
-            _ => SessionScope::new(&welcome.session_id),
-        };
-        self.session = Some(Session {
-            scope: scope.clone(),
-            watch,
-            doubted: false,
-        });
-        self.up = Some(up);
-        (self.nonce, self.beat_at, self.move_at) = (0, Instant::now(), None);
-        self.outbox
-            .resend()
-            .into_iter()
-            .for_each(|frame| self.send(frame));
-        if !same {
-            self.tell_own_status();
-        }
-        let info = super::handle::SessionInfo {
-            session_id: welcome.session_id.clone(),
-            agent: welcome.agent.clone().unwrap_or_default(),
-            ttl,
-        };
-        tracing::info!(
-            agent = info.agent.agent_id,
-            resumed = same,
-            "the agent is online"
-        );
-        self.status.send_replace(Snapshot {
-            status: Status::Online(info),
-            scope: Some(scope),
-        });
-    }
-
-    fn stream_ended(&mut self) {
-        self.up = None;
-        if let Some(session) = &mut self.session {
-            session.watch.stream_lost();
-        }
-        self.status.send_if_modified(|snapshot| {
-            let online = matches!(snapshot.status, Status::Online(_));
-            if online {
-                snapshot.status = Status::Connecting;
-            }
-            online
-        });
-    }
-
     /// Does what is due; ends the stream if it went silent or the agent has left.
     fn tick(&mut self, now: Instant) -> Option<End> {
         self.doubt_if_silent(now);
@@ -335,64 +286,6 @@ impl Driver {
             self.leaving.until(),
         ];
         all.into_iter().flatten().min()
-    }
-
-    fn beat(&mut self, now: Instant) {
-        let number = self.outbox.number();
-        let Some(session) = &mut self.session else {
-            return;
-        };
-        session.watch.beat(number, now);
-        self.beat_at = now + session.watch.interval();
-        let beat = pb::ConnectHeartbeat { nonce: self.nonce };
-        self.send(pb::ConnectRequest {
-            request_number: number,
-            frame: Some(Up::Heartbeat(beat)),
-        });
-    }
-
-    fn death_at(&self) -> Option<Instant> {
-        let session = self.session.as_ref().filter(|session| !session.doubted)?;
-        Some(session.watch.dead_at())
-    }
-
-    /// By this process's own clock the session may be over: stop acting under it, but try to resume it.
-    fn doubt_if_silent(&mut self, now: Instant) {
-        if self.death_at().is_none_or(|at| now < at) {
-            return;
-        }
-        tracing::warn!(
-            agent = self.config.agent_id(),
-            "the session may be over: handlers are told to stop"
-        );
-        if let Some(session) = &mut self.session {
-            session.doubted = true;
-            session.scope.over().cancel();
-        }
-        self.cancel_all(CancelCause::SessionLost);
-        self.status.send_replace(Snapshot {
-            status: Status::Doubtful,
-            scope: None,
-        });
-    }
-
-    /// The session is over: what was held is gone, and nobody waits for what was said.
-    fn session_over(&mut self) {
-        if let Some(session) = self.session.take() {
-            session.scope.over().cancel();
-        }
-        self.cancel_all(CancelCause::SessionLost);
-        for mut entry in self.outbox.clear() {
-            if let Some(reply) = entry.reply() {
-                // Who waited may have been dropped.
-                let _told = reply.send(Err(Error::lost("the session is over")));
-            }
-        }
-        self.register_id = request_id();
-        self.status.send_replace(Snapshot {
-            status: Status::Connecting,
-            scope: None,
-        });
     }
 
     pub(crate) fn cancel_all(&self, cause: CancelCause) {

@@ -34,6 +34,7 @@ mod driver;
 mod frames;
 mod handle;
 mod leaving;
+mod life;
 mod link;
 mod outbox;
 mod watch;

@@ -27,6 +27,11 @@ impl DeathWatch {
         }
     }
 
+    /// After this long without a heartbeat the session is over.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     /// How often to send heartbeats.
     pub(crate) fn interval(&self) -> Duration {
         self.ttl / 3
