@@ -18,6 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".drumline.v1")
+        // Ordered maps: the same message always has the same bytes, which is what requests are told apart by.
+        .btree_map(".drumline.v1")
         .compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())

@@ -1,0 +1,1 @@
+//! Hints between replicas: one process needs none but the tail's own.

@@ -1,0 +1,259 @@
+//! The loop of one lane: take, load, decide, save, answer.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::job::{Job, internal};
+use super::queue::Queue;
+use super::table::Halt;
+use super::world::World;
+use super::{BatchRecord, EpochRecord};
+use crate::error::{Reason, Refusal};
+use crate::store::{Head, Store, StoreError, Transaction};
+use crate::tail::Tail;
+
+/// A lane without jobs for this long stops.
+const IDLE: Duration = Duration::from_secs(10);
+/// How many times a batch may load more before its unfinished jobs are given up: a rule that asks for ever is a defect.
+const MAX_LOADS: usize = 64;
+
+pub(super) struct Hall {
+    namespace: Arc<str>,
+    store: Store,
+    tail: Tail,
+    queue: Arc<Queue>,
+}
+
+/// A batch on its way: the jobs that were decided, and the world that they made.
+struct Decided {
+    jobs: Vec<(Job, Result<(), Refusal>)>,
+    world: World,
+    /// The head as it was stored.
+    before: Head,
+    transaction: Transaction,
+}
+
+impl Hall {
+    pub(super) fn new(namespace: Arc<str>, store: Store, tail: Tail, queue: Arc<Queue>) -> Hall {
+        Hall {
+            namespace,
+            store,
+            tail,
+            queue,
+        }
+    }
+
+    /// Works until nothing comes for a while.
+    pub(super) async fn run(self) {
+        while let Some(jobs) = self.queue.take(IDLE).await {
+            let now = Instant::now();
+            let mut batch = Vec::with_capacity(jobs.len());
+            for job in jobs {
+                if job.is_given_up() {
+                    continue;
+                }
+                if job.is_late(now) {
+                    job.answer(Err(Refusal::new(
+                        Reason::DeadlineExceeded,
+                        "the deadline passed in the queue",
+                    )));
+                    continue;
+                }
+                batch.push(job);
+            }
+            if !batch.is_empty() {
+                self.run_batch(batch).await;
+            }
+        }
+    }
+
+    /// Runs a batch; if the store refuses it, job by job, so that only the guilty one fails.
+    async fn run_batch(&self, jobs: Vec<Job>) {
+        let Err(jobs) = self.try_batch(jobs).await else {
+            return;
+        };
+        for job in jobs {
+            if let Err(jobs) = self.try_batch(vec![job]).await {
+                for job in jobs {
+                    job.answer(Err(internal()));
+                }
+            }
+        }
+    }
+
+    /// Runs a batch and answers its jobs; gives the jobs back if the store refused to save what they decided.
+    async fn try_batch(&self, jobs: Vec<Job>) -> Result<(), Vec<Job>> {
+        let Some(decided) = self.decide(jobs).await? else {
+            return Ok(());
+        };
+        let Decided {
+            jobs,
+            mut world,
+            before,
+            transaction,
+        } = decided;
+        if world.is_unchanged() {
+            drop(transaction);
+            let head = world.head().clone();
+            answer(jobs, &head);
+            return Ok(());
+        }
+        sign(&mut world, &before);
+        match transaction.commit(world.save()).await {
+            Ok(()) => {
+                let commit = Arc::new(world.into_commit());
+                answer(jobs, &commit.head);
+                self.tail.publish(commit);
+                Ok(())
+            }
+            Err(StoreError::Refused(cause)) => {
+                tracing::error!(namespace = %self.namespace, %cause, jobs = jobs.len(), "the store refused a batch");
+                Err(without_outcomes(jobs))
+            }
+            Err(error) => {
+                fail(without_outcomes(jobs), &error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Opens a transaction and lets the jobs decide. A refusal too is answered after the commit: it may rest on what an earlier job
+    /// of the batch decided.
+    async fn decide(&self, mut jobs: Vec<Job>) -> Result<Option<Decided>, Vec<Job>> {
+        let mut world = World::over_a_store(Arc::clone(&self.namespace));
+        for job in &jobs {
+            job.reads(&mut world);
+        }
+        let plan = world.take_plan();
+        let (mut transaction, head, rows) = match self.store.begin(&self.namespace, plan.clone()).await {
+            Ok(opened) => opened,
+            Err(error) => return give_up(jobs, error),
+        };
+        // The epoch of a new commit; rules make tokens of it.
+        world.set_head(Head {
+            epoch: self.store.epoch().max(head.epoch),
+            ..head.clone()
+        });
+        if let Err(error) = world.fill(&plan, rows) {
+            return give_up(jobs, error.into());
+        }
+
+        let mut decided = Vec::with_capacity(jobs.len());
+        for _ in 0..MAX_LOADS {
+            jobs = decide_each(jobs, &mut world, &mut decided);
+            if jobs.is_empty() {
+                return Ok(Some(Decided {
+                    jobs: decided,
+                    world,
+                    before: head,
+                    transaction,
+                }));
+            }
+            let plan = world.take_plan();
+            let loaded = match transaction.load(plan.clone()).await {
+                Ok(rows) => world.fill(&plan, rows).map_err(StoreError::from),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = loaded {
+                jobs.extend(without_outcomes(decided));
+                return give_up(jobs, error);
+            }
+        }
+        tracing::error!(namespace = %self.namespace, jobs = jobs.len(), "jobs ask for more rows without end");
+        decided.extend(jobs.into_iter().map(|job| (job, Err(internal()))));
+        Ok(Some(Decided {
+            jobs: decided,
+            world,
+            before: head,
+            transaction,
+        }))
+    }
+}
+
+/// Notes the batch, and the epoch where it is a new one.
+fn sign(world: &mut World, before: &Head) {
+    let first_position = before.position + 1;
+    let last_position = world.head().position;
+    let batch_id = uuid::Uuid::now_v7().to_string();
+    world.batches.put(BatchRecord {
+        batch_id,
+        first_position,
+        last_position,
+    });
+    let epoch = world.head().epoch;
+    if epoch > before.epoch {
+        world.epochs.put(EpochRecord { epoch, first_position });
+    }
+}
+
+/// Answers jobs whose outcomes are committed.
+fn answer(jobs: Vec<(Job, Result<(), Refusal>)>, head: &Head) {
+    for (job, outcome) in jobs {
+        job.answer(outcome.map(|()| head));
+    }
+}
+
+fn without_outcomes(jobs: Vec<(Job, Result<(), Refusal>)>) -> Vec<Job> {
+    jobs.into_iter().map(|(job, _)| job).collect()
+}
+
+/// Lets each job decide in turn; returns those that need rows that are not loaded.
+fn decide_each(jobs: Vec<Job>, world: &mut World, decided: &mut Vec<(Job, Result<(), Refusal>)>) -> Vec<Job> {
+    let mut unfinished = Vec::new();
+    for mut job in jobs {
+        let mark = world.mark();
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| job.decide(world)));
+        match outcome {
+            Ok(Ok(())) => decided.push((job, Ok(()))),
+            Ok(Err(Halt::Load)) => {
+                world.undo_to(mark);
+                unfinished.push(job);
+            }
+            Ok(Err(Halt::Refuse(refusal))) => {
+                world.undo_to(mark);
+                decided.push((job, Err(refusal)));
+            }
+            Err(panic) => {
+                world.undo_to(mark);
+                let cause = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let cause = cause.or_else(|| panic.downcast_ref::<String>().cloned());
+                tracing::error!(cause = cause.as_deref().unwrap_or("unknown"), "a rule panicked");
+                decided.push((job, Err(internal())));
+            }
+        }
+    }
+    unfinished
+}
+
+/// A batch that cannot go on: back to the caller if the store refused it, else answered.
+fn give_up(jobs: Vec<Job>, error: StoreError) -> Result<Option<Decided>, Vec<Job>> {
+    if let StoreError::Refused(cause) = &error {
+        tracing::error!(%cause, jobs = jobs.len(), "the store refused to read for a batch");
+        return Err(jobs);
+    }
+    fail(jobs, &error);
+    Ok(None)
+}
+
+fn fail(jobs: Vec<Job>, error: &StoreError) {
+    tracing::warn!(%error, jobs = jobs.len(), "a batch failed");
+    let refusal = refusal_of(error);
+    for job in jobs {
+        job.answer(Err(refusal.clone()));
+    }
+}
+
+/// What a client is told of a store's failure: never the driver's words.
+pub fn refusal_of(error: &StoreError) -> Refusal {
+    match error {
+        StoreError::Unavailable(_) => Refusal::new(Reason::StoreUnavailable, "the store cannot be reached now")
+            .retry_after(Duration::from_millis(250)),
+        StoreError::Refused(_) => internal(),
+        StoreError::Unknown(_) => Refusal::new(
+            Reason::OutcomeUnknown,
+            "it is not known whether the change was committed",
+        )
+        .retry_after(Duration::from_millis(250)),
+    }
+}

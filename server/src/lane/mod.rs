@@ -1,0 +1,199 @@
+//! The commit hall: every change of a namespace goes through its lane, in batches.
+//!
+//! A lane takes whatever jobs have arrived, loads what they read, lets them decide one after another on a [`World`], saves what changed
+//! in one commit, and answers them. While a commit is under way the next batch gathers; there is no timer that waits for one. A job is
+//! what it will read, said before it runs, and a closure that decides and can be run again.
+//!
+//! Failure: a job that refuses is undone alone. A job that panics is answered INTERNAL alone. A batch that the store refuses is run
+//! again job by job, so that only the guilty one fails. A store that is not available fails the batch with UNAVAILABLE: nothing was
+//! changed. Lanes start on demand and stop when idle.
+
+mod hall;
+mod job;
+mod queue;
+pub mod store;
+mod table;
+mod world;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::error::{Reason, Refusal};
+use crate::events::Event;
+use crate::locks::Lock;
+use crate::registry::Agent;
+use crate::sessions::Session;
+use crate::state::Document;
+use crate::store::{Head, Store};
+use crate::tail::Tail;
+use crate::tasks::{PayloadRole, StoredPayload, Task};
+use crate::time::Time;
+use crate::workflows::Workflow;
+
+pub use hall::refusal_of;
+pub use job::{Call, Committed, Request};
+use queue::Queue;
+pub use queue::Urgency;
+pub use table::{Decision, Halt, WorkTable};
+pub use world::{TABLES, TOKEN_COUNTER_BITS, World};
+
+/// The answer to a request that carried a `request_id`, kept so that a retry gets it again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestRecord {
+    /// The method, then the client's id.
+    pub method: String,
+    /// The client's id.
+    pub request_id: String,
+    /// What the request said, hashed.
+    pub fingerprint: Bytes,
+    /// The answer.
+    pub answer: Bytes,
+    /// The position that it was committed at.
+    pub position: i64,
+    /// When it was committed.
+    pub at: Time,
+}
+
+/// An epoch of a namespace's log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EpochRecord {
+    /// The epoch.
+    pub epoch: i64,
+    /// The first position that was committed in it.
+    pub first_position: i64,
+}
+
+/// A batch that was committed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchRecord {
+    /// Made by the lane that committed it.
+    pub batch_id: String,
+    /// The first position of its events.
+    pub first_position: i64,
+    /// The last position of its events; one less than the first if it has none.
+    pub last_position: i64,
+}
+
+/// What a batch changed, as the tail hands it on. The rows spare those who wait a look at the store; a reader that has none
+/// (on another replica) reads them there.
+#[derive(Debug)]
+pub struct Commit {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The head after the batch.
+    pub head: Head,
+    /// Its events, in order.
+    pub events: Vec<Arc<Event>>,
+    /// Registrations that changed; nothing for those that are gone. The same for the rest.
+    pub agents: HashMap<String, Option<Arc<Agent>>>,
+    /// Sessions.
+    pub sessions: HashMap<String, Option<Arc<Session>>>,
+    /// Locks.
+    pub locks: HashMap<String, Option<Arc<Lock>>>,
+    /// Documents.
+    pub documents: HashMap<String, Option<Arc<Document>>>,
+    /// Tasks.
+    pub tasks: HashMap<String, Option<Arc<Task>>>,
+    /// Payloads.
+    pub payloads: HashMap<(String, PayloadRole), Option<Arc<StoredPayload>>>,
+    /// Workflows.
+    pub workflows: HashMap<String, Option<Arc<Workflow>>>,
+    /// When the earliest of the changed rows wants to be looked at again.
+    pub next_due: Option<Time>,
+}
+
+impl Commit {
+    fn new(namespace: Arc<str>, head: &Head, events: Vec<Arc<Event>>) -> Commit {
+        Commit {
+            namespace,
+            head: head.clone(),
+            events,
+            agents: HashMap::new(),
+            sessions: HashMap::new(),
+            locks: HashMap::new(),
+            documents: HashMap::new(),
+            tasks: HashMap::new(),
+            payloads: HashMap::new(),
+            workflows: HashMap::new(),
+            next_due: None,
+        }
+    }
+}
+
+/// The lanes of a server, one for each namespace in which something is being changed. Cheap to clone.
+#[derive(Clone)]
+pub struct Lanes {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    tail: Tail,
+    queues: Mutex<HashMap<Arc<str>, Arc<Queue>>>,
+}
+
+impl Lanes {
+    /// Lanes over a store; what they commit goes to the tail.
+    pub fn new(store: Store, tail: Tail) -> Lanes {
+        Lanes {
+            shared: Arc::new(Shared {
+                store,
+                tail,
+                queues: Mutex::new(HashMap::new()),
+            }),
+        }
+    }
+
+    /// Runs a job in the lane of the call's namespace, and returns what it decided once that is committed.
+    ///
+    /// `reads` says what the job will read; what it leaves out costs a round trip. `decide` may run several times, each time on
+    /// a world without the traces of the time before. Dropping the future before the batch is taken cancels the job.
+    ///
+    /// # Errors
+    /// What `decide` refuses with; OVERLOADED, DEADLINE_EXCEEDED, STORE_UNAVAILABLE, OUTCOME_UNKNOWN, INTERNAL, REQUEST_ID_REUSED.
+    pub async fn run<T, D>(
+        &self,
+        call: Call,
+        reads: impl Fn(&mut World) + Send + 'static,
+        decide: D,
+    ) -> Result<Committed<T>, Refusal>
+    where
+        T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+        D: FnMut(&mut World) -> Decision<T> + Send + 'static,
+    {
+        let (job, answer) = job::make(&call, reads, decide);
+        let namespace = &call.namespace;
+        let queue = self.queue(namespace);
+        if queue.push(job, call.urgency).is_err() {
+            return Err(
+                Refusal::new(Reason::Overloaded, "the namespace has more to do than it takes on")
+                    .retry_after(std::time::Duration::from_millis(100)),
+            );
+        }
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Refusal::new(Reason::Internal, "the job was dropped")))
+    }
+
+    /// The queue of a namespace, with a lane behind it.
+    fn queue(&self, namespace: &Arc<str>) -> Arc<Queue> {
+        let mut queues = self.shared.queues.lock().expect("no panic under this lock");
+        if let Some(queue) = queues.get(namespace)
+            && queue.join()
+        {
+            return Arc::clone(queue);
+        }
+        let queue = Arc::new(Queue::new());
+        queues.insert(Arc::clone(namespace), Arc::clone(&queue));
+        let hall = hall::Hall::new(
+            Arc::clone(namespace),
+            self.shared.store.clone(),
+            self.shared.tail.clone(),
+            Arc::clone(&queue),
+        );
+        tokio::spawn(hall.run());
+        queue
+    }
+}

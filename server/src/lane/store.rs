@@ -1,0 +1,31 @@
+//! The rows that lanes keep for themselves: answered requests, epochs, batches.
+
+use bytes::Bytes;
+
+use super::{BatchRecord, EpochRecord, RequestRecord};
+use crate::row;
+use crate::time::Time;
+
+row! {
+    RequestRecord: (String, String) = "requests" (method: String, request_id: String) {
+        fingerprint: Bytes,
+        answer: Bytes,
+        position: i64,
+        at: Time,
+    }
+    index BY_AGE = "requests_by_age": () -> (at, method, request_id);
+}
+
+row! {
+    EpochRecord: i64 = "epochs" (epoch: i64) {
+        first_position: i64,
+    }
+}
+
+row! {
+    BatchRecord: String = "batches" (batch_id: String) {
+        first_position: i64,
+        last_position: i64,
+    }
+    index BY_POSITION = "batches_by_position": () -> (last_position, batch_id);
+}

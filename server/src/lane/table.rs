@@ -1,0 +1,359 @@
+//! One table of the working set: the rows that are loaded, the rows that changed, and how far its indexes are known.
+//!
+//! A rule reads with [`WorkTable::get`] and [`WorkTable::select`]. What is not loaded yet is noted and ends the rule with
+//! [`Halt::Load`]; the lane loads it and runs the rule again. A selection knows up to which place of the index every stored row is
+//! loaded, and sees the rows that earlier jobs of the batch changed; beyond that place it asks for more.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::error::Refusal;
+use crate::store::row::{Corrupt, Key, Row, Value};
+use crate::store::{Selection, TablePlan, TableRows, TableSave};
+
+/// How many rows a selection loads beyond what it was asked for, to spare the next job a round trip.
+const READ_AHEAD: usize = 8;
+
+/// Why a rule did not finish.
+#[derive(Debug)]
+pub enum Halt {
+    /// It needs rows that are not loaded; they are noted. Run it again.
+    Load,
+    /// It refuses. Nothing that it did stands.
+    Refuse(Refusal),
+}
+
+impl From<Refusal> for Halt {
+    fn from(refusal: Refusal) -> Halt {
+        Halt::Refuse(refusal)
+    }
+}
+
+/// What a rule returns.
+pub type Decision<T> = Result<T, Halt>;
+
+/// A known row, or a key that is known to be free.
+#[derive(Clone)]
+struct Slot<R> {
+    row: Option<Arc<R>>,
+    /// What the store has, as far as is known.
+    stored: Stored,
+    changed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Stored {
+    Present,
+    Absent,
+    Unknown,
+}
+
+/// Up to where the rows of an index under one prefix are loaded.
+#[derive(Clone, PartialEq)]
+enum Reach {
+    UpTo(Vec<Value>),
+    End,
+}
+
+type Place = (Vec<Value>, Vec<Value>);
+
+/// One table of the working set.
+pub struct WorkTable<R: Row> {
+    slots: HashMap<R::Key, Slot<R>>,
+    /// For each index the known rows, in order.
+    indexes: Vec<BTreeMap<Place, R::Key>>,
+    reaches: HashMap<(usize, Vec<Value>), Reach>,
+    wanted_keys: HashSet<R::Key>,
+    wanted_selections: Vec<Selection>,
+    /// The keys of the plan that is being loaded.
+    loading: Vec<R::Key>,
+    undo: Vec<(R::Key, Option<Slot<R>>)>,
+    /// Whether the table is all there is: nothing is ever loaded.
+    whole: bool,
+}
+
+impl<R: Row> WorkTable<R> {
+    /// An empty table over a store; or, if `whole`, one that is all there is.
+    pub(super) fn new(whole: bool) -> WorkTable<R> {
+        WorkTable {
+            slots: HashMap::new(),
+            indexes: R::TABLE.indexes.iter().map(|_| BTreeMap::new()).collect(),
+            reaches: HashMap::new(),
+            wanted_keys: HashSet::new(),
+            wanted_selections: Vec::new(),
+            loading: Vec::new(),
+            undo: Vec::new(),
+            whole,
+        }
+    }
+
+    /// Says before a rule runs that it will read this row.
+    pub fn want(&mut self, key: &R::Key) {
+        if !self.whole && !self.slots.contains_key(key) {
+            self.wanted_keys.insert(key.clone());
+        }
+    }
+
+    /// Says before a rule runs that it will select this.
+    pub fn want_first(&mut self, index: usize, prefix: Vec<Value>, limit: usize) {
+        if self.whole || self.reaches.contains_key(&(index, prefix.clone())) {
+            return;
+        }
+        let selection = Selection {
+            index,
+            prefix,
+            after: None,
+            limit,
+            backwards: false,
+        };
+        if !self.wanted_selections.contains(&selection) {
+            self.wanted_selections.push(selection);
+        }
+    }
+
+    /// The row with this key, if there is one.
+    pub fn get(&mut self, key: &R::Key) -> Decision<Option<Arc<R>>> {
+        match self.slots.get(key) {
+            Some(slot) if slot.row.is_some() || slot.stored != Stored::Unknown || slot.changed => Ok(slot.row.clone()),
+            _ if self.whole => Ok(None),
+            _ => {
+                self.wanted_keys.insert(key.clone());
+                Err(Halt::Load)
+            }
+        }
+    }
+
+    /// The first `limit` rows under the prefix of an index, in order.
+    pub fn select(&mut self, index: usize, prefix: &[Value], limit: usize) -> Decision<Vec<Arc<R>>> {
+        self.select_after(index, prefix, None, limit)
+    }
+
+    /// The first `limit` rows under the prefix of an index whose place is after `after`, in order. `after` has a value for each
+    /// order column of the index.
+    pub fn select_after(
+        &mut self,
+        index: usize,
+        prefix: &[Value],
+        after: Option<&[Value]>,
+        limit: usize,
+    ) -> Decision<Vec<Arc<R>>> {
+        let reach = if self.whole {
+            Some(&Reach::End)
+        } else {
+            self.reaches.get(&(index, prefix.to_vec()))
+        };
+        let from = match after {
+            Some(after) => Bound::Excluded((prefix.to_vec(), after.to_vec())),
+            None => Bound::Included((prefix.to_vec(), Vec::new())),
+        };
+        let mut found = Vec::new();
+        let known = reach.map(|reach| {
+            let rows = self.indexes[index].range((from, Bound::Unbounded));
+            for ((row_prefix, place), key) in rows {
+                let beyond = matches!(reach, Reach::UpTo(end) if place > end);
+                if row_prefix != prefix || beyond || found.len() == limit {
+                    break;
+                }
+                found.push(Arc::clone(
+                    self.slots[key].row.as_ref().expect("an index holds rows that exist"),
+                ));
+            }
+            reach.clone()
+        });
+        match known {
+            Some(Reach::End) => Ok(found),
+            Some(Reach::UpTo(_)) if found.len() == limit => Ok(found),
+            known => {
+                let after = match known {
+                    Some(Reach::UpTo(end)) => Some(end),
+                    _ => None,
+                };
+                let limit = limit - found.len() + READ_AHEAD;
+                let selection = Selection {
+                    index,
+                    prefix: prefix.to_vec(),
+                    after,
+                    limit,
+                    backwards: false,
+                };
+                if !self.wanted_selections.contains(&selection) {
+                    self.wanted_selections.push(selection);
+                }
+                Err(Halt::Load)
+            }
+        }
+    }
+
+    /// Makes the row this, whether or not it was there. Putting what is there already changes nothing.
+    pub fn put(&mut self, row: R) {
+        let key = row.key();
+        if self.slots.get(&key).and_then(|slot| slot.row.as_deref()) != Some(&row) {
+            self.set(key, Some(Arc::new(row)));
+        }
+    }
+
+    /// Makes the key free.
+    pub fn remove(&mut self, key: &R::Key) {
+        if !matches!(self.slots.get(key), Some(slot) if slot.row.is_none() && slot.stored == Stored::Absent) {
+            self.set(key.clone(), None);
+        }
+    }
+
+    /// Every row that is known, in the order of their keys. Of a whole table that is every row there is.
+    pub fn known(&self) -> Vec<Arc<R>> {
+        self.indexes[0]
+            .values()
+            .filter_map(|key| self.slots[key].row.clone())
+            .collect()
+    }
+
+    fn set(&mut self, key: R::Key, row: Option<Arc<R>>) {
+        let before = self.slots.get(&key).cloned();
+        let stored = match &before {
+            Some(slot) => slot.stored,
+            None if self.whole => Stored::Absent,
+            None => Stored::Unknown,
+        };
+        self.replace(
+            &key,
+            Some(Slot {
+                row,
+                stored,
+                changed: true,
+            }),
+        );
+        self.undo.push((key, before));
+    }
+
+    /// Sets a slot and keeps the indexes in step.
+    fn replace(&mut self, key: &R::Key, slot: Option<Slot<R>>) {
+        let new_row = slot.as_ref().and_then(|slot| slot.row.clone());
+        let old = match slot {
+            Some(slot) => self.slots.insert(key.clone(), slot),
+            None => self.slots.remove(key),
+        };
+        let old_row = old.and_then(|slot| slot.row);
+        for (index, rows) in R::TABLE.indexes.iter().zip(&mut self.indexes) {
+            let old_place = old_row.as_ref().and_then(|row| row.place(index));
+            let new_place = new_row.as_ref().and_then(|row| row.place(index));
+            if old_place != new_place {
+                if let Some(place) = old_place {
+                    rows.remove(&place);
+                }
+                if let Some(place) = new_place {
+                    rows.insert(place, key.clone());
+                }
+            }
+        }
+    }
+
+    /// How much there is to undo so far.
+    pub(super) fn mark(&self) -> usize {
+        self.undo.len()
+    }
+
+    /// Undoes what was changed since the mark.
+    pub(super) fn undo_to(&mut self, mark: usize) {
+        while self.undo.len() > mark {
+            let (key, before) = self.undo.pop().expect("longer than the mark");
+            self.replace(&key, before);
+        }
+    }
+
+    /// What rules asked for and is not loaded.
+    pub(super) fn take_plan(&mut self) -> Option<TablePlan> {
+        if self.wanted_keys.is_empty() && self.wanted_selections.is_empty() {
+            return None;
+        }
+        let mut keys: Vec<_> = self.wanted_keys.drain().collect();
+        keys.sort();
+        self.loading = keys;
+        let keys = self.loading.iter().map(Key::columns).collect();
+        Some(TablePlan {
+            table: R::TABLE,
+            keys,
+            selections: std::mem::take(&mut self.wanted_selections),
+        })
+    }
+
+    /// Takes in what was loaded. Rows that changed meanwhile stay as they are.
+    pub(super) fn fill(&mut self, plan: &TablePlan, rows: TableRows) -> Result<(), Corrupt> {
+        for (selection, selected) in plan.selections.iter().zip(rows.selected) {
+            let full = selected.len() >= selection.limit;
+            let mut last = None;
+            for columns in selected {
+                let row = R::from_columns(columns)?;
+                last = row.place(&R::TABLE.indexes[selection.index]).map(|(_, place)| place);
+                self.take_in(row);
+            }
+            let reach = match last {
+                Some(place) if full => Reach::UpTo(place),
+                _ => Reach::End,
+            };
+            self.reaches.insert((selection.index, selection.prefix.clone()), reach);
+        }
+        for columns in rows.by_key {
+            self.take_in(R::from_columns(columns)?);
+        }
+        for key in std::mem::take(&mut self.loading) {
+            let slot = self.slots.entry(key).or_insert(Slot {
+                row: None,
+                stored: Stored::Absent,
+                changed: false,
+            });
+            if slot.stored == Stored::Unknown {
+                slot.stored = Stored::Absent;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, row: R) {
+        let key = row.key();
+        match self.slots.get_mut(&key) {
+            Some(slot) => slot.stored = Stored::Present,
+            None => {
+                let slot = Slot {
+                    row: Some(Arc::new(row)),
+                    stored: Stored::Present,
+                    changed: false,
+                };
+                self.replace(&key, Some(slot));
+            }
+        }
+    }
+
+    /// The rows that changed, with nothing for those that are gone.
+    pub(super) fn changed(&self) -> impl Iterator<Item = (&R::Key, Option<&Arc<R>>)> {
+        self.slots
+            .iter()
+            .filter(|(_, slot)| slot.changed)
+            .map(|(key, slot)| (key, slot.row.as_ref()))
+    }
+
+    /// What is to be saved, in the order of the keys.
+    pub(super) fn save(&self) -> Option<TableSave> {
+        let mut changed: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.changed).collect();
+        if changed.is_empty() {
+            return None;
+        }
+        changed.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut save = TableSave {
+            table: R::TABLE,
+            inserts: Vec::new(),
+            upserts: Vec::new(),
+            deletes: Vec::new(),
+        };
+        for (key, slot) in changed {
+            match (&slot.row, slot.stored) {
+                (Some(row), Stored::Absent) => save.inserts.push(row.columns()),
+                (Some(row), _) => save.upserts.push(row.columns()),
+                (None, Stored::Absent) => {}
+                (None, _) => save.deletes.push(key.columns()),
+            }
+        }
+        let empty = save.inserts.is_empty() && save.upserts.is_empty() && save.deletes.is_empty();
+        (!empty).then_some(save)
+    }
+}

@@ -1,0 +1,272 @@
+//! The store: the only truth, and the only place with SQL.
+//!
+//! The seam is in bulk: a lane asks for rows by key and for stretches of indexes ([`Plan`]), gets them together with the
+//! namespace's locked head, and gives back the rows that changed ([`Save`]) in one commit. Reads that decide nothing use the same
+//! plans in a snapshot of their own. What the tables look like comes from [`row::Table`]; a store makes its statements from it.
+//!
+//! Failure: whatever a driver says ends here, as a [`StoreError`]. A transaction that is dropped is rolled back. Work for the
+//! database runs in tasks or threads of the store's own, so a cancelled call leaves no transaction open.
+
+pub mod row;
+
+mod postgres;
+mod sqlite;
+
+use std::sync::Arc;
+
+use crate::time::Time;
+pub use postgres::Postgres;
+use row::{Row, Table, Value};
+pub use sqlite::Sqlite;
+
+/// The head of a namespace's log. Whoever has it locked decides for the namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The position of the last event; 0 in a new namespace.
+    pub position: i64,
+    /// The position of the oldest event that is kept; one past `position` if none is.
+    pub first_position: i64,
+    /// The epoch of the last commit. Raised whenever history may have been lost.
+    pub epoch: i64,
+    /// The greatest fencing token that was given out.
+    pub last_token: i64,
+    /// The store's time, never less than at the last commit.
+    pub now: Time,
+}
+
+impl Head {
+    /// The head of a namespace in which nothing has happened yet.
+    pub fn new(now: Time) -> Head {
+        Head {
+            position: 0,
+            first_position: 1,
+            epoch: 0,
+            last_token: 0,
+            now,
+        }
+    }
+}
+
+/// A stretch of an index: at most `limit` rows under `prefix`, in order, after `after`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Selection {
+    /// Which of the table's indexes.
+    pub index: usize,
+    /// The values of the index's prefix.
+    pub prefix: Vec<Value>,
+    /// Begin after this place (the values of some or all of the index's order columns); from the beginning if none.
+    pub after: Option<Vec<Value>>,
+    /// At most this many rows.
+    pub limit: usize,
+    /// From the end to the beginning; `after` then means before.
+    pub backwards: bool,
+}
+
+/// What to read of one table.
+#[derive(Clone, Debug)]
+pub struct TablePlan {
+    /// The table.
+    pub table: &'static Table,
+    /// Rows by key.
+    pub keys: Vec<Vec<Value>>,
+    /// Stretches of indexes.
+    pub selections: Vec<Selection>,
+}
+
+/// What to read.
+pub type Plan = Vec<TablePlan>;
+
+/// A row as a store has it: its columns, without the namespace.
+pub type Columns = Vec<Value>;
+
+/// What was read of one table, in the order of its plan.
+#[derive(Debug, Default)]
+pub struct TableRows {
+    /// The rows that exist, in any order.
+    pub by_key: Vec<Columns>,
+    /// For each selection its rows, in order.
+    pub selected: Vec<Vec<Columns>>,
+}
+
+/// What was read, in the order of the plan.
+pub type Rows = Vec<TableRows>;
+
+/// What changed in one table.
+#[derive(Debug)]
+pub struct TableSave {
+    /// The table.
+    pub table: &'static Table,
+    /// New rows, of keys that are known to be free.
+    pub inserts: Vec<Columns>,
+    /// Rows that exist, or may exist.
+    pub upserts: Vec<Columns>,
+    /// Keys of rows to delete.
+    pub deletes: Vec<Columns>,
+}
+
+/// Old rows to delete in bulk: the first `limit` of an index without a prefix, up to `up_to`.
+#[derive(Clone, Debug)]
+pub struct Trim {
+    /// The table.
+    pub table: &'static Table,
+    /// Which of the table's indexes; it has no prefix.
+    pub index: usize,
+    /// The last value of the index's first order column to delete.
+    pub up_to: Value,
+    /// At most this many rows.
+    pub limit: usize,
+}
+
+/// What a batch changed.
+#[derive(Debug)]
+pub struct Save {
+    /// Table by table.
+    pub tables: Vec<TableSave>,
+    /// Old rows to delete.
+    pub trims: Vec<Trim>,
+    /// The head as it is from now on.
+    pub head: Head,
+}
+
+/// Why the store did not do what it was asked to.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or is busy for too long. Nothing was changed; trying again can help.
+    #[error("the store is not available: {0}")]
+    Unavailable(Arc<str>),
+    /// It refused what it was given. Nothing was changed; trying the same again will not help.
+    #[error("the store refused: {0}")]
+    Refused(Arc<str>),
+    /// The commit was sent and not answered.
+    #[error("the outcome of a commit is unknown: {0}")]
+    Unknown(Arc<str>),
+}
+
+impl StoreError {
+    /// Not now.
+    pub fn unavailable(cause: impl std::fmt::Display) -> StoreError {
+        StoreError::Unavailable(cause.to_string().into())
+    }
+
+    /// Not this.
+    pub fn refused(cause: impl std::fmt::Display) -> StoreError {
+        StoreError::Refused(cause.to_string().into())
+    }
+
+    /// Who knows.
+    pub fn unknown(cause: impl std::fmt::Display) -> StoreError {
+        StoreError::Unknown(cause.to_string().into())
+    }
+}
+
+impl From<row::Corrupt> for StoreError {
+    fn from(corrupt: row::Corrupt) -> StoreError {
+        StoreError::refused(corrupt)
+    }
+}
+
+/// A store of either kind. Cheap to clone.
+#[derive(Clone)]
+pub enum Store {
+    /// A file, or several servers' worth of patience less.
+    Sqlite(Sqlite),
+    /// A Postgres server.
+    Postgres(Postgres),
+}
+
+/// An open transaction that has the head of its namespace locked. Dropped, it is rolled back.
+pub enum Transaction {
+    /// On the embedded store.
+    Sqlite(sqlite::Transaction),
+    /// On Postgres.
+    Postgres(postgres::Transaction),
+}
+
+impl Store {
+    /// Opens a transaction on a namespace: locks its head, tells the time, and reads what the plan says, in one round trip.
+    pub async fn begin(&self, namespace: &str, plan: Plan) -> Result<(Transaction, Head, Rows), StoreError> {
+        match self {
+            Store::Sqlite(store) => {
+                let (transaction, head, rows) = store.begin(namespace, plan).await?;
+                Ok((Transaction::Sqlite(transaction), head, rows))
+            }
+            Store::Postgres(store) => {
+                let (transaction, head, rows) = store.begin(namespace, plan).await?;
+                Ok((Transaction::Postgres(transaction), head, rows))
+            }
+        }
+    }
+
+    /// Reads what the plan says, in one snapshot, with the head as it is in it.
+    pub async fn read(&self, namespace: &str, plan: Plan) -> Result<(Head, Rows), StoreError> {
+        match self {
+            Store::Sqlite(store) => store.read(namespace, plan).await,
+            Store::Postgres(store) => store.read(namespace, plan).await,
+        }
+    }
+
+    /// The epoch that commits are made in now. Known from opening; no I/O.
+    pub fn epoch(&self) -> i64 {
+        match self {
+            Store::Sqlite(store) => store.epoch(),
+            Store::Postgres(store) => store.epoch(),
+        }
+    }
+
+    /// The namespaces in which anything has happened.
+    pub async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        match self {
+            Store::Sqlite(store) => store.namespaces().await,
+            Store::Postgres(store) => store.namespaces().await,
+        }
+    }
+
+    /// One row by its key.
+    pub async fn get<R: Row>(&self, namespace: &str, key: &R::Key) -> Result<Option<R>, StoreError> {
+        Ok(self.get_all(namespace, std::slice::from_ref(key)).await?.pop())
+    }
+
+    /// The rows with these keys that exist, in any order.
+    pub async fn get_all<R: Row>(&self, namespace: &str, keys: &[R::Key]) -> Result<Vec<R>, StoreError> {
+        use row::Key;
+        let keys = keys.iter().map(Key::columns).collect();
+        let plan = vec![TablePlan {
+            table: R::TABLE,
+            keys,
+            selections: Vec::new(),
+        }];
+        let (_, mut rows) = self.read(namespace, plan).await?;
+        let rows = rows.pop().unwrap_or_default().by_key;
+        Ok(rows.into_iter().map(R::from_columns).collect::<Result<_, _>>()?)
+    }
+
+    /// A stretch of an index, with the head of the same snapshot.
+    pub async fn select<R: Row>(&self, namespace: &str, selection: Selection) -> Result<(Head, Vec<R>), StoreError> {
+        let plan = vec![TablePlan {
+            table: R::TABLE,
+            keys: Vec::new(),
+            selections: vec![selection],
+        }];
+        let (head, mut rows) = self.read(namespace, plan).await?;
+        let rows = rows.pop().and_then(|mut rows| rows.selected.pop()).unwrap_or_default();
+        Ok((head, rows.into_iter().map(R::from_columns).collect::<Result<_, _>>()?))
+    }
+}
+
+impl Transaction {
+    /// Reads more.
+    pub async fn load(&mut self, plan: Plan) -> Result<Rows, StoreError> {
+        match self {
+            Transaction::Sqlite(transaction) => transaction.load(plan).await,
+            Transaction::Postgres(transaction) => transaction.load(plan).await,
+        }
+    }
+
+    /// Saves and commits, in one round trip. What returns `Ok` is as durable as the store is set up to be.
+    pub async fn commit(self, save: Save) -> Result<(), StoreError> {
+        match self {
+            Transaction::Sqlite(transaction) => transaction.commit(save).await,
+            Transaction::Postgres(transaction) => transaction.commit(save).await,
+        }
+    }
+}

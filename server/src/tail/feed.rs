@@ -1,0 +1,279 @@
+//! The feed of one namespace: its readers, found by what an event is about, and where the log is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use tokio::sync::{mpsc, watch};
+
+use super::directory::Directory;
+use super::filter::{FanKey, Filter, keys_of};
+use super::{Cursor, out_of_range};
+use crate::error::Refusal;
+use crate::events::Event;
+use crate::lane::{Commit, EpochRecord};
+use crate::store::{Head, Store};
+
+/// How many events a reader may be behind before it is cut off.
+const READER_BUFFER: usize = 4_096;
+
+/// An event on its way to a reader, with the commit that made it if that was here.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The event.
+    pub event: Arc<Event>,
+    /// What else its batch changed: a hint that spares a look at the store.
+    pub commit: Option<Arc<Commit>>,
+}
+
+/// The feed of one namespace.
+pub struct Feed {
+    namespace: Arc<str>,
+    store: Store,
+    state: Mutex<State>,
+    position: watch::Sender<i64>,
+    directory: tokio::sync::OnceCell<()>,
+    agents: Mutex<Directory>,
+}
+
+#[derive(Default)]
+struct State {
+    position: i64,
+    first_position: i64,
+    epoch: i64,
+    epochs: Vec<EpochRecord>,
+    next_reader: u64,
+    readers: HashMap<u64, Reader>,
+    by_key: HashMap<FanKey, Vec<u64>>,
+}
+
+struct Reader {
+    filter: Filter,
+    after: i64,
+    sender: mpsc::Sender<Delivery>,
+}
+
+impl Feed {
+    pub(super) fn new(namespace: Arc<str>, store: Store) -> Feed {
+        Feed {
+            namespace,
+            store,
+            state: Mutex::default(),
+            position: watch::Sender::new(0),
+            directory: tokio::sync::OnceCell::new(),
+            agents: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under this lock")
+    }
+
+    /// Says where the log was when the feed was opened. Commits may have come in between: they are later.
+    pub(super) fn begin(&self, head: &Head, epochs: Vec<EpochRecord>, epoch: i64) {
+        let mut state = self.lock();
+        state.position = state.position.max(head.position);
+        state.first_position = state.first_position.max(head.first_position);
+        state.epoch = state.epoch.max(epoch);
+        for record in epochs {
+            if state.epochs.iter().all(|known| known.epoch != record.epoch) {
+                state.epochs.push(record);
+            }
+        }
+        state.epochs.sort_by_key(|record| record.epoch);
+        self.position.send_replace(state.position);
+    }
+
+    /// Hands a commit's events to those who want them.
+    pub(super) fn publish(&self, commit: &Arc<Commit>) {
+        {
+            let mut agents = self.agents.lock().expect("no panic under this lock");
+            if agents.is_open() {
+                agents.apply(commit);
+            }
+        }
+        let mut state = self.lock();
+        state.note(commit);
+        let mut cut_off = Vec::new();
+        for event in &commit.events {
+            for key in keys_of(event) {
+                for id in state.by_key.get(&key).into_iter().flatten() {
+                    let reader = &state.readers[id];
+                    if event.position <= reader.after || !reader.filter.matches(event) {
+                        continue;
+                    }
+                    let delivery = Delivery {
+                        event: Arc::clone(event),
+                        commit: Some(Arc::clone(commit)),
+                    };
+                    if reader.sender.try_send(delivery).is_err() {
+                        cut_off.push(*id);
+                    }
+                }
+            }
+        }
+        for id in cut_off {
+            state.remove(id);
+        }
+        drop(state);
+        self.position.send_replace(commit.head.position);
+    }
+
+    /// Reads from now on: every event after the position that the subscription names.
+    pub fn subscribe(self: &Arc<Self>, filter: Filter) -> Subscription {
+        let (sender, receiver) = mpsc::channel(READER_BUFFER);
+        let mut state = self.lock();
+        let id = state.next_reader;
+        state.next_reader += 1;
+        for key in filter.fan_keys() {
+            let readers = state.by_key.entry(key).or_default();
+            if readers.last() != Some(&id) {
+                readers.push(id);
+            }
+        }
+        let after = state.position;
+        state.readers.insert(id, Reader { filter, after, sender });
+        Subscription {
+            receiver,
+            after,
+            id,
+            feed: Arc::downgrade(self),
+        }
+    }
+
+    /// The position of the last event that readers were handed.
+    pub fn position(&self) -> i64 {
+        self.lock().position
+    }
+
+    /// A cursor at a position of this log.
+    pub fn cursor(&self, position: i64) -> String {
+        Cursor {
+            epoch: self.lock().epoch,
+            position,
+        }
+        .encode()
+    }
+
+    /// Follows the position.
+    pub fn watch_position(&self) -> watch::Receiver<i64> {
+        self.position.subscribe()
+    }
+
+    /// Checks that everything after a cursor can be served, and returns its position.
+    ///
+    /// # Errors
+    /// CURSOR_OUT_OF_RANGE: expired, ahead of the log, or from an epoch whose end was lost.
+    pub fn check(&self, cursor: Cursor) -> Result<i64, Refusal> {
+        let state = self.lock();
+        let earliest = Cursor {
+            epoch: state.epoch,
+            position: state.first_position - 1,
+        };
+        let next_epoch = state.epochs.iter().find(|record| record.epoch > cursor.epoch);
+        if next_epoch.is_some_and(|record| cursor.position >= record.first_position) {
+            let message = "the cursor is from an epoch whose end was lost: what it saw may not have happened";
+            return Err(out_of_range("LOST", message, earliest, state.position));
+        }
+        if cursor.epoch > state.epoch || cursor.position > state.position {
+            return Err(out_of_range(
+                "AHEAD",
+                "the cursor is ahead of the log",
+                earliest,
+                state.position,
+            ));
+        }
+        if cursor.position < earliest.position {
+            return Err(out_of_range(
+                "EXPIRED",
+                "events after the cursor are no longer kept",
+                earliest,
+                state.position,
+            ));
+        }
+        Ok(cursor.position)
+    }
+
+    /// The position before the oldest event that is kept.
+    pub fn beginning(&self) -> i64 {
+        self.lock().first_position - 1
+    }
+
+    /// The epoch that is current.
+    pub fn epoch(&self) -> i64 {
+        self.lock().epoch
+    }
+
+    /// Looks at the directory of agents, which is read from the store the first time.
+    pub async fn directory<T>(&self, look: impl FnOnce(&Directory) -> T) -> Result<T, Refusal> {
+        self.directory
+            .get_or_try_init(|| async {
+                self.agents.lock().expect("no panic under this lock").open();
+                let snapshot = super::directory::read(&self.store, &self.namespace).await?;
+                self.agents.lock().expect("no panic under this lock").begin(snapshot);
+                Ok::<(), Refusal>(())
+            })
+            .await?;
+        Ok(look(&self.agents.lock().expect("no panic under this lock")))
+    }
+}
+
+impl State {
+    fn note(&mut self, commit: &Commit) {
+        let first_position = self.position.max(commit.head.position - commit.events.len() as i64) + 1;
+        self.position = self.position.max(commit.head.position);
+        self.first_position = self.first_position.max(commit.head.first_position);
+        self.epoch = self.epoch.max(commit.head.epoch);
+        let epoch = commit.head.epoch;
+        if self.epochs.last().is_none_or(|last| last.epoch < epoch) {
+            self.epochs.push(EpochRecord { epoch, first_position });
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(reader) = self.readers.remove(&id) else {
+            return;
+        };
+        for key in reader.filter.fan_keys() {
+            if let Some(readers) = self.by_key.get_mut(&key) {
+                readers.retain(|reader| *reader != id);
+                if readers.is_empty() {
+                    self.by_key.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+/// A reader's end of the feed.
+pub struct Subscription {
+    receiver: mpsc::Receiver<Delivery>,
+    /// Every wanted event after this position comes.
+    pub after: i64,
+    id: u64,
+    feed: Weak<Feed>,
+}
+
+impl Subscription {
+    /// The next event; nothing once the reader was cut off because it did not keep up.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        self.receiver.recv().await
+    }
+
+    /// The next event if it is there already.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// Whether nothing is waiting to be read.
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(feed) = self.feed.upgrade() {
+            feed.lock().remove(self.id);
+        }
+    }
+}
