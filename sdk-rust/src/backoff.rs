@@ -14,31 +14,24 @@ pub struct Backoff {
 impl Backoff {
     /// Waits about `first` before the second try, twice that before the third, never more than `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
-        Self {
-            first,
-            most,
-            tries: 0,
-        }
+        Self { first, most, tries: 0 }
     }
 
     /// The next wait, by a throw of the dice.
-    pub fn next(&mut self) -> Duration {
-        self.next_at(rand::random::<f64>())
+    pub fn wait(&mut self) -> Duration {
+        self.wait_at(rand::random::<f64>())
     }
 
     /// The next wait, for a `dice` between 0 and 1: between half of the step and the whole of it.
-    pub fn next_at(&mut self, dice: f64) -> Duration {
-        let step = self
-            .first
-            .saturating_mul(1_u32 << self.tries.min(20))
-            .min(self.most);
+    pub fn wait_at(&mut self, dice: f64) -> Duration {
+        let step = self.first.saturating_mul(1_u32 << self.tries.min(20)).min(self.most);
         self.tries = self.tries.saturating_add(1);
         step.mul_f64(0.5 + 0.5 * dice.clamp(0.0, 1.0))
     }
 
     /// The next wait, but not before the server asked for it.
-    pub fn next_after(&mut self, hint: Option<Duration>) -> Duration {
-        let wait = self.next();
+    pub fn wait_after(&mut self, hint: Option<Duration>) -> Duration {
+        let wait = self.wait();
         hint.map_or(wait, |hint| hint + wait.min(hint))
     }
 
@@ -60,23 +53,23 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_most() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(350));
-        let waits: Vec<u128> = (0..4).map(|_| backoff.next_at(1.0).as_millis()).collect();
+        let waits: Vec<u128> = (0..4).map(|_| backoff.wait_at(1.0).as_millis()).collect();
         assert_eq!(waits, [100, 200, 350, 350]);
         backoff.reset();
-        assert_eq!(backoff.next_at(0.0), Duration::from_millis(50));
+        assert_eq!(backoff.wait_at(0.0), Duration::from_millis(50));
     }
 
     #[test]
     fn many_tries_do_not_overflow() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
         for _ in 0..100 {
-            assert!(backoff.next() <= Duration::from_secs(5));
+            assert!(backoff.wait() <= Duration::from_secs(5));
         }
     }
 
     #[test]
     fn the_servers_hint_is_a_floor() {
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
-        assert!(backoff.next_after(Some(Duration::from_secs(2))) >= Duration::from_secs(2));
+        assert!(backoff.wait_after(Some(Duration::from_secs(2))) >= Duration::from_secs(2));
     }
 }

@@ -219,12 +219,7 @@ impl Client {
     }
 
     /// Sends one request until it is answered for good, within `budget`.
-    pub(crate) async fn call_within<Q, R, F, Fut>(
-        &self,
-        budget: Duration,
-        request: Q,
-        send: F,
-    ) -> Result<Answer<R>>
+    pub(crate) async fn call_within<Q, R, F, Fut>(&self, budget: Duration, request: Q, send: F) -> Result<Answer<R>>
     where
         Q: Clone,
         F: Fn(Stubs, Request<Q>) -> Fut,
@@ -254,7 +249,7 @@ impl Client {
             }
             unknown |= error.is_indeterminate();
             self.turn_from(index, &error);
-            let wait = backoff.next_after(error.retry_after());
+            let wait = backoff.wait_after(error.retry_after());
             if first_sent.elapsed() + wait >= budget {
                 return Err(error.after_unknown(unknown));
             }
@@ -264,12 +259,7 @@ impl Client {
     }
 
     /// Sends a request once, within `budget`, for who tries again in a way of its own.
-    pub(crate) async fn call_once<Q, R, F, Fut>(
-        &self,
-        budget: Duration,
-        request: Q,
-        send: F,
-    ) -> Result<R>
+    pub(crate) async fn call_once<Q, R, F, Fut>(&self, budget: Duration, request: Q, send: F) -> Result<R>
     where
         F: Fn(Stubs, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<R>, Status>>,
@@ -282,13 +272,7 @@ impl Client {
         result
     }
 
-    async fn once<Q, R, F, Fut>(
-        &self,
-        index: usize,
-        left: Duration,
-        request: Q,
-        send: &F,
-    ) -> Result<R>
+    async fn once<Q, R, F, Fut>(&self, index: usize, left: Duration, request: Q, send: &F) -> Result<R>
     where
         F: Fn(Stubs, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<R>, Status>>,
@@ -323,12 +307,7 @@ impl Client {
 
     fn request<Q>(&self, message: Q) -> Request<Q> {
         let mut request = Request::new(message);
-        if let Some(trace) = self
-            .scope
-            .traceparent
-            .as_ref()
-            .and_then(|trace| trace.parse().ok())
-        {
+        if let Some(trace) = self.scope.traceparent.as_ref().and_then(|trace| trace.parse().ok()) {
             request.metadata_mut().insert("traceparent", trace);
         }
         request
@@ -372,15 +351,8 @@ mod tests {
         let builder = Client::builder("127.0.0.1:1").timeout(Duration::from_millis(300));
         let client = builder.connect_lazy().expect("a client");
         let begun = Instant::now();
-        let error = client
-            .state()
-            .get::<()>("x")
-            .await
-            .expect_err("nobody is there");
-        assert!(
-            matches!(error.kind(), Kind::Transport | Kind::Deadline),
-            "{error:?}"
-        );
+        let error = client.state().get::<()>("x").await.expect_err("nobody is there");
+        assert!(matches!(error.kind(), Kind::Transport | Kind::Deadline), "{error:?}");
         assert!(begun.elapsed() < Duration::from_secs(2));
     }
 }

@@ -98,9 +98,7 @@ impl ClientBuilder {
             channels[index] = channel;
             current = index;
         }
-        let Self {
-            namespace, timeout, ..
-        } = self;
+        let Self { namespace, timeout, .. } = self;
         Client::new(endpoints, channels, current, &namespace, timeout)
     }
 }
@@ -121,12 +119,9 @@ fn endpoint(url: &str, connect_timeout: Duration) -> Result<Endpoint> {
         format!("http://{url}")
     };
     if !url.starts_with("http://") {
-        return Err(Error::config(format!(
-            "{url}: only http:// is spoken so far"
-        )));
+        return Err(Error::config(format!("{url}: only http:// is spoken so far")));
     }
-    let endpoint = Endpoint::from_shared(url.clone())
-        .map_err(|error| Error::config(format!("{url}: {error}")))?;
+    let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| Error::config(format!("{url}: {error}")))?;
     let agent = concat!("drumline-rust/", env!("CARGO_PKG_VERSION"));
     let endpoint = endpoint
         .user_agent(agent)
@@ -150,9 +145,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_may_come_without_its_scheme_but_not_with_another() {
         assert!(Client::builder("127.0.0.1:7400").connect_lazy().is_ok());
-        let refused = Client::builder("https://there")
-            .connect_lazy()
-            .expect_err("no TLS yet");
+        let refused = Client::builder("https://there").connect_lazy().expect_err("no TLS yet");
         assert_eq!(refused.kind(), Kind::Config);
     }
 }

@@ -4,22 +4,17 @@
 //! the `google.rpc` details of the status. What the SDK finds out by itself (no connection, a deadline that passed,
 //! a payload that does not decode, a lease that ran out) is told apart by [`Kind`].
 
-use std::collections::HashMap;
+mod status;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use drumline_proto::v1 as pb;
-use prost::Message;
 use tonic::Code;
-use tonic_types::StatusExt;
 
 pub use drumline_proto::v1::Reason;
-
-/// The domain of the server's `google.rpc.ErrorInfo`.
-const DOMAIN: &str = "drumline";
-/// The type of the document in the details of a version conflict.
-const STATE_TYPE: &str = "drumline.v1.State";
 
 /// The result of anything that asks the server.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -54,7 +49,7 @@ struct Inner {
     code: Code,
     reason: Reason,
     message: String,
-    metadata: HashMap<String, String>,
+    metadata: BTreeMap<String, String>,
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
     after_unknown: bool,
@@ -85,7 +80,7 @@ impl Error {
             code,
             reason: Reason::Unspecified,
             message: message.into(),
-            metadata: HashMap::new(),
+            metadata: BTreeMap::new(),
             violations: Vec::new(),
             retry_after: None,
             after_unknown: false,
@@ -119,10 +114,7 @@ impl Error {
     pub(crate) fn task_ended(task: pb::Task) -> Self {
         let error = task.error.clone().unwrap_or_default();
         let state = task.state().as_str_name().trim_start_matches("STATE_");
-        let message = format!(
-            "task {} is {state}: {} {}",
-            task.task_id, error.kind, error.message
-        );
+        let message = format!("task {} is {state}: {} {}", task.task_id, error.kind, error.message);
         let mut made = Self::local(Kind::Ended, Code::Aborted, message.trim_end());
         made.0.ended = Some(Ended::Task(Box::new(task)));
         made
@@ -168,7 +160,7 @@ impl Error {
     }
 
     /// What the reason documents, by key.
-    pub fn metadata(&self) -> &HashMap<String, String> {
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.0.metadata
     }
 
@@ -226,10 +218,7 @@ impl Error {
 
     /// Whether the session that was acted under is over, for whatever reason.
     pub fn is_session_over(&self) -> bool {
-        matches!(
-            self.reason(),
-            Reason::SessionEnded | Reason::SessionSuperseded
-        )
+        matches!(self.reason(), Reason::SessionEnded | Reason::SessionSuperseded)
     }
 
     /// Whether the attempt is over: nobody waits for its result.
@@ -273,49 +262,6 @@ impl Error {
     }
 }
 
-impl From<tonic::Status> for Error {
-    fn from(status: tonic::Status) -> Self {
-        let code = status.code();
-        let details = status.get_error_details();
-        let info = details.error_info().filter(|info| info.domain == DOMAIN);
-        let kind = match (info.is_some(), code) {
-            (true, Code::DeadlineExceeded) | (false, Code::DeadlineExceeded) => Kind::Deadline,
-            (true, _) => Kind::Refused,
-            // Without the server's own words these are what the transport makes of a broken connection.
-            (false, Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) => {
-                Kind::Transport
-            }
-            (false, _) => Kind::Refused,
-        };
-        let mut made = Self::local(kind, code, status.message());
-        if let Some(info) = info {
-            let name = format!("REASON_{}", info.reason);
-            made.0.reason = Reason::from_str_name(&name).unwrap_or(Reason::Unspecified);
-            made.0.metadata = info.metadata.clone();
-        }
-        made.0.retry_after = details.retry_info().and_then(|info| info.retry_delay);
-        if let Some(request) = details.bad_request() {
-            let violations = request.field_violations.iter().map(|violation| Violation {
-                field: violation.field.clone(),
-                description: violation.description.clone(),
-            });
-            made.0.violations = violations.collect();
-        }
-        made.0.conflict = conflict_in(&status);
-        made.0.source = Some(Arc::new(status));
-        made
-    }
-}
-
-/// The current document in the details of a version conflict.
-fn conflict_in(status: &tonic::Status) -> Option<pb::State> {
-    let details = tonic_types::Status::decode(status.details()).ok()?.details;
-    let any = details
-        .into_iter()
-        .find(|any| any.type_url.rsplit('/').next() == Some(STATE_TYPE))?;
-    pb::State::decode(any.value.as_slice()).ok()
-}
-
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.reason() {
@@ -348,75 +294,5 @@ impl std::error::Error for Error {
             .source
             .as_ref()
             .map(|source| source.as_ref() as &(dyn std::error::Error + 'static))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tonic_types::{ErrorDetail, ErrorInfo, RetryInfo};
-
-    fn refused(code: Code, reason: &str, more: Vec<ErrorDetail>) -> tonic::Status {
-        let info = ErrorInfo::new(reason, DOMAIN, [("resource_id".to_owned(), "r".to_owned())]);
-        let mut details = vec![ErrorDetail::from(info)];
-        details.extend(more);
-        tonic::Status::with_error_details_vec(code, "no", details)
-    }
-
-    #[test]
-    fn a_refusal_keeps_reason_metadata_and_retry_hint() {
-        let hint = RetryInfo::new(Some(Duration::from_millis(70)));
-        let status = refused(Code::ResourceExhausted, "OVERLOADED", vec![hint.into()]);
-        let error = Error::from(status);
-        assert_eq!(error.kind(), Kind::Refused);
-        assert_eq!(error.reason(), Reason::Overloaded);
-        assert_eq!(error.get("resource_id"), Some("r"));
-        assert_eq!(error.retry_after(), Some(Duration::from_millis(70)));
-        assert!(error.is_retryable());
-        assert_eq!(error.to_string(), "OVERLOADED: no");
-    }
-
-    #[test]
-    fn a_final_refusal_is_not_retried() {
-        let error = Error::from(refused(Code::Aborted, "LOCK_HELD", vec![]));
-        assert!(error.is_lock_held());
-        assert!(!error.is_retryable());
-        let exhausted = Error::from(refused(Code::ResourceExhausted, "SLOW_CONSUMER", vec![]));
-        assert!(!exhausted.is_retryable());
-    }
-
-    #[test]
-    fn a_broken_connection_is_transport_and_retried() {
-        let error = Error::from(tonic::Status::unavailable("connection refused"));
-        assert_eq!(error.kind(), Kind::Transport);
-        assert!(error.is_retryable() && error.is_indeterminate());
-        assert_eq!(
-            Error::from(tonic::Status::unimplemented("")).kind(),
-            Kind::Refused
-        );
-    }
-
-    #[test]
-    fn a_version_conflict_brings_the_current_document() {
-        let state = pb::State {
-            state_id: "s".into(),
-            version: 7,
-            ..Default::default()
-        };
-        let any = |url: &str, value: Vec<u8>| prost_types::Any {
-            type_url: url.into(),
-            value,
-        };
-        let whole = tonic_types::Status {
-            code: Code::Aborted as i32,
-            message: "conflict".into(),
-            details: vec![any(
-                "type.googleapis.com/drumline.v1.State",
-                state.encode_to_vec(),
-            )],
-        };
-        let bytes = whole.encode_to_vec().into();
-        let status = tonic::Status::with_details(Code::Aborted, "conflict", bytes);
-        assert_eq!(Error::from(status).conflict(), Some(&state));
     }
 }

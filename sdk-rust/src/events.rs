@@ -66,10 +66,7 @@ impl Events {
     }
 
     /// The kept events that a request asks for, page by page.
-    pub fn list_with(
-        &self,
-        request: pb::ListEventsRequest,
-    ) -> BoxStream<'static, Result<pb::Event>> {
+    pub fn list_with(&self, request: pb::ListEventsRequest) -> BoxStream<'static, Result<pb::Event>> {
         let client = self.client.clone();
         Box::pin(paged(move |page_token| {
             let client = client.clone();
@@ -97,14 +94,8 @@ impl Events {
             namespace,
             event_id: event_id.into(),
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.events().get_event(request).await };
-        Ok(self
-            .client
-            .call(request, send)
-            .await?
-            .event
-            .unwrap_or_default())
+        let send = |stubs: crate::Stubs, request| async move { stubs.events().get_event(request).await };
+        Ok(self.client.call(request, send).await?.event.unwrap_or_default())
     }
 }
 
@@ -123,10 +114,7 @@ impl NewEvent {
             event_type: event_type.into(),
             ..Default::default()
         };
-        Self {
-            event,
-            problem: None,
-        }
+        Self { event, problem: None }
     }
 
     /// The data.
@@ -221,9 +209,7 @@ impl Publish {
         if let Some(problem) = self.problem {
             return Err(problem);
         }
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.events().publish_events(request).await
-        };
+        let send = |stubs: crate::Stubs, request| async move { stubs.events().publish_events(request).await };
         self.client.call(self.request, send).await
     }
 }

@@ -180,9 +180,7 @@ impl Held {
 
     /// Whether the server itself said that the lease is over.
     fn is_over_for_good(&self) -> bool {
-        self.cause
-            .get()
-            .is_some_and(|cause| cause.kind() == Kind::Refused)
+        self.cause.get().is_some_and(|cause| cause.kind() == Kind::Refused)
     }
 
     fn forget(&self) {
@@ -202,8 +200,7 @@ impl Held {
             ttl: None,
         };
         let sent = Instant::now();
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.locks().renew_lock(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.locks().renew_lock(request).await };
         let response = self.client.call_once(budget, request, send).await?;
         let ttl = response.lock.and_then(|lock| lock.ttl);
         let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
@@ -220,8 +217,7 @@ impl Held {
             resource_id: self.resource.clone(),
             fencing_token: self.token,
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.locks().release_lock(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.locks().release_lock(request).await };
         self.client.call(request, send).await.map(|_| ())
     }
 }
@@ -256,7 +252,7 @@ async fn keep(held: Arc<Held>) {
             }
             Err(error) => {
                 tracing::debug!(%error, resource = held.resource, "a renewal failed");
-                next = Instant::now() + backoff.next_after(error.retry_after());
+                next = Instant::now() + backoff.wait_after(error.retry_after());
             }
         }
     }

@@ -49,14 +49,8 @@ impl Locks {
             namespace,
             resource_id: resource_id.into(),
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.locks().get_lock(request).await };
-        Ok(self
-            .client
-            .call(request, send)
-            .await?
-            .lock
-            .unwrap_or_default())
+        let send = |stubs: crate::Stubs, request| async move { stubs.locks().get_lock(request).await };
+        Ok(self.client.call(request, send).await?.lock.unwrap_or_default())
     }
 
     /// The locks that are held on resources that begin so, page by page as they are asked for.
@@ -126,8 +120,7 @@ impl Acquire {
     /// Asks for it. Dropping the future leaves the queue.
     pub async fn send(self) -> Result<LockGuard> {
         let budget = self.wait + self.client.timeout();
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.locks().acquire_lock(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.locks().acquire_lock(request).await };
         let answer = self.client.call_within(budget, self.request, send).await?;
         let lock = answer.message.lock.unwrap_or_default();
         let ttl = time::from_proto(lock.ttl);

@@ -49,9 +49,7 @@ pub fn decode<T: DeserializeOwned>(payload: &Payload) -> Result<T> {
         Some(Content::Data(data)) => {
             let media = payload.content_type.as_str();
             if !(media == "application/json" || media.ends_with("+json")) {
-                return Err(Error::payload(format!(
-                    "bytes of type {media:?} are not JSON"
-                )));
+                return Err(Error::payload(format!("bytes of type {media:?} are not JSON")));
             }
             serde_json::from_slice(data).map_err(Error::payload)
         }
@@ -111,11 +109,7 @@ fn from_value(value: &prost_types::Value) -> Value {
         Some(Kind::ListValue(list)) => list.values.iter().map(from_value).collect(),
         Some(Kind::StructValue(fields)) => {
             let fields = fields.fields.iter();
-            Value::Object(
-                fields
-                    .map(|(name, value)| (name.clone(), from_value(value)))
-                    .collect(),
-            )
+            Value::Object(fields.map(|(name, value)| (name.clone(), from_value(value))).collect())
         }
     }
 }
@@ -139,10 +133,7 @@ mod tests {
         let number: serde_json::Number = serde_json::from_str(text).expect("a number");
         let payload = json(&number).expect("a payload");
         assert_eq!(payload.content, Some(Content::Json(text.into())));
-        assert_eq!(
-            decode::<serde_json::Number>(&payload).expect("a number"),
-            number
-        );
+        assert_eq!(decode::<serde_json::Number>(&payload).expect("a number"), number);
         assert_eq!(
             decode::<u64>(&json(&u64::MAX).expect("a payload")).expect("whole"),
             u64::MAX
@@ -165,10 +156,7 @@ mod tests {
         assert!(decode::<Value>(&bytes("{}", "")).is_err());
         let typed = decode::<Value>(&bytes("[1]", "application/json")).expect("JSON");
         assert_eq!(typed, json!([1]));
-        assert_eq!(
-            to_bytes(&bytes("ab", "")).expect("bytes"),
-            Bytes::from("ab")
-        );
+        assert_eq!(to_bytes(&bytes("ab", "")).expect("bytes"), Bytes::from("ab"));
     }
 
     #[test]

@@ -30,14 +30,8 @@ impl Registry {
             namespace,
             agent_id: agent_id.into(),
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.registry().get_agent(request).await };
-        Ok(self
-            .client
-            .call(request, send)
-            .await?
-            .agent
-            .unwrap_or_default())
+        let send = |stubs: crate::Stubs, request| async move { stubs.registry().get_agent(request).await };
+        Ok(self.client.call(request, send).await?.agent.unwrap_or_default())
     }
 
     /// The agents that match, the fittest first, page by page as they are asked for.
@@ -54,11 +48,7 @@ impl Registry {
     }
 
     /// The same, once the list has seen this cursor or position, to read what was just written.
-    pub fn list_at(
-        &self,
-        filter: pb::AgentFilter,
-        min_position: &str,
-    ) -> BoxStream<'static, Result<pb::Agent>> {
+    pub fn list_at(&self, filter: pb::AgentFilter, min_position: &str) -> BoxStream<'static, Result<pb::Agent>> {
         let (client, min_position) = (self.client.clone(), min_position.to_owned());
         Box::pin(paged(move |page_token| {
             let client = client.clone();
@@ -95,31 +85,22 @@ impl Registry {
     }
 
     /// Registers an agent without a stream. Use the session with [`Client::with_session`].
-    pub async fn register(
-        &self,
-        request: pb::RegisterAgentRequest,
-    ) -> Result<pb::RegisterAgentResponse> {
+    pub async fn register(&self, request: pb::RegisterAgentRequest) -> Result<pb::RegisterAgentResponse> {
         let namespace = self.client.namespace();
         let request = pb::RegisterAgentRequest {
             namespace,
             request_id: request_id(),
             ..request
         };
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.registry().register_agent(request).await
-        };
+        let send = |stubs: crate::Stubs, request| async move { stubs.registry().register_agent(request).await };
         self.client.call(request, send).await
     }
 
     /// Keeps the client's session alive.
     pub async fn heartbeat(&self) -> Result<pb::HeartbeatResponse> {
         let (namespace, session_id) = (self.client.namespace(), self.client.session_id());
-        let request = pb::HeartbeatRequest {
-            namespace,
-            session_id,
-        };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.registry().heartbeat(request).await };
+        let request = pb::HeartbeatRequest { namespace, session_id };
+        let send = |stubs: crate::Stubs, request| async move { stubs.registry().heartbeat(request).await };
         self.client.call(request, send).await
     }
 
@@ -133,15 +114,8 @@ impl Registry {
             agent: Some(agent),
             update_mask: Some(prost_types::FieldMask { paths }),
         };
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.registry().update_agent(request).await
-        };
-        Ok(self
-            .client
-            .call(request, send)
-            .await?
-            .agent
-            .unwrap_or_default())
+        let send = |stubs: crate::Stubs, request| async move { stubs.registry().update_agent(request).await };
+        Ok(self.client.call(request, send).await?.agent.unwrap_or_default())
     }
 
     /// Takes an agent off the list, and ends its session if it is the client's own.
@@ -152,9 +126,7 @@ impl Registry {
             request_id: request_id(),
             agent_id: agent_id.into(),
         };
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.registry().deregister_agent(request).await
-        };
+        let send = |stubs: crate::Stubs, request| async move { stubs.registry().deregister_agent(request).await };
         self.client.call(request, send).await.map(|_| ())
     }
 }
@@ -173,9 +145,7 @@ impl Source for AgentWatch {
             filter: Some(self.filter.clone()),
             progress_interval: None,
         };
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.registry().watch_agents(request).await
-        };
+        let send = |stubs: crate::Stubs, request| async move { stubs.registry().watch_agents(request).await };
         self.client.open(request, send).await
     }
 

@@ -64,19 +64,14 @@ impl States {
     }
 
     /// Reads one of the kept versions of a document; 0 is the current one.
-    pub async fn get_version<T: DeserializeOwned>(
-        &self,
-        state_id: &str,
-        version: i64,
-    ) -> Result<Document<T>> {
+    pub async fn get_version<T: DeserializeOwned>(&self, state_id: &str, version: i64) -> Result<Document<T>> {
         let namespace = self.client.namespace();
         let request = pb::GetStateRequest {
             namespace,
             state_id: state_id.into(),
             version,
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.state().get_state(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.state().get_state(request).await };
         let response = self.client.call(request, send).await?;
         document(response.state.unwrap_or_default())
     }
@@ -126,12 +121,7 @@ impl States {
     }
 
     /// The same, refused if any of these locks is not held.
-    pub async fn update_guarded<T, F>(
-        &self,
-        state_id: &str,
-        guards: &[pb::Guard],
-        mut change: F,
-    ) -> Result<Document<T>>
+    pub async fn update_guarded<T, F>(&self, state_id: &str, guards: &[pb::Guard], mut change: F) -> Result<Document<T>>
     where
         T: Serialize + DeserializeOwned,
         F: FnMut(Option<T>) -> T,
@@ -160,7 +150,7 @@ impl States {
                     });
                 }
                 Err(error) if error.is_conflict() && backoff.tries() < UPDATE_TRIES => {
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(backoff.wait()).await;
                     current = self.current(state_id, &error).await?;
                 }
                 Err(error) => return Err(error),
@@ -169,11 +159,7 @@ impl States {
     }
 
     /// The document that was in the way: from the refusal, or read again.
-    async fn current<T: DeserializeOwned>(
-        &self,
-        state_id: &str,
-        conflict: &Error,
-    ) -> Result<Option<Document<T>>> {
+    async fn current<T: DeserializeOwned>(&self, state_id: &str, conflict: &Error) -> Result<Option<Document<T>>> {
         match conflict.conflict() {
             Some(state) if state.deleted => Ok(None),
             Some(state) if state.payload.is_some() => document(state.clone()).map(Some),
@@ -228,10 +214,7 @@ impl States {
     /// The document (or documents) as they are, then each change; goes on from its cursor after a break.
     ///
     /// A message without a state is a progress mark.
-    pub fn watch(
-        &self,
-        watched: Watched,
-    ) -> impl Stream<Item = Result<pb::WatchStateResponse>> + Send + Unpin + use<> {
+    pub fn watch(&self, watched: Watched) -> impl Stream<Item = Result<pb::WatchStateResponse>> + Send + Unpin + use<> {
         self.watch_from(watched, "")
     }
 
@@ -281,8 +264,7 @@ impl Source for StateWatch {
             cursor: self.cursor.clone(),
             progress_interval: None,
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.state().watch_state(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.state().watch_state(request).await };
         self.client.open(request, send).await
     }
 

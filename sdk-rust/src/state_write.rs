@@ -29,11 +29,7 @@ pub struct Put {
 }
 
 impl Put {
-    pub(crate) fn new(
-        client: Client,
-        payload: Result<pb::Payload>,
-        request: pb::PutStateRequest,
-    ) -> Self {
+    pub(crate) fn new(client: Client, payload: Result<pb::Payload>, request: pb::PutStateRequest) -> Self {
         Self {
             client,
             payload,
@@ -83,8 +79,7 @@ impl Put {
             payload: Some(self.payload?),
             ..self.request
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.state().put_state(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.state().put_state(request).await };
         let answer = self.client.call(request, send).await?;
         let pb::PutStateResponse {
             version,
@@ -141,8 +136,7 @@ impl Delete {
 
     /// Sends it.
     pub async fn send(self) -> Result<Written> {
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.state().delete_state(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.state().delete_state(request).await };
         let answer = self.client.call(self.request, send).await?;
         let pb::DeleteStateResponse {
             version,

@@ -49,10 +49,7 @@ struct Resumed<S: Source> {
 }
 
 /// Reads a source for as long as it can be opened again; gives up after it could not for `give_up_after`.
-pub(crate) fn resumed<S: Source>(
-    source: S,
-    give_up_after: Option<Duration>,
-) -> BoxStream<'static, Result<S::Message>> {
+pub(crate) fn resumed<S: Source>(source: S, give_up_after: Option<Duration>) -> BoxStream<'static, Result<S::Message>> {
     let state = Resumed {
         source,
         open: None,
@@ -86,14 +83,12 @@ impl<S: Source> Resumed<S> {
             self.open = None;
             self.source.broken(&error);
             let since = *self.broken_since.get_or_insert_with(Instant::now);
-            let given_up = self
-                .give_up_after
-                .is_some_and(|after| since.elapsed() >= after);
+            let given_up = self.give_up_after.is_some_and(|after| since.elapsed() >= after);
             if given_up || !is_mendable(&error) {
                 self.ended = true;
                 return Some(Err(error));
             }
-            let wait = self.backoff.next_after(error.retry_after());
+            let wait = self.backoff.wait_after(error.retry_after());
             tracing::debug!(%error, ?wait, "a stream is opened again");
             tokio::time::sleep(wait).await;
         }
@@ -168,17 +163,11 @@ mod tests {
                 ..Default::default()
             })
         };
-        assert!(!is_mendable(&error(
-            Reason::CursorOutOfRange,
-            tonic::Code::OutOfRange
-        )));
+        assert!(!is_mendable(&error(Reason::CursorOutOfRange, tonic::Code::OutOfRange)));
         assert!(is_mendable(&error(
             Reason::SlowConsumer,
             tonic::Code::ResourceExhausted
         )));
-        assert!(is_mendable(&error(
-            Reason::Draining,
-            tonic::Code::Unavailable
-        )));
+        assert!(is_mendable(&error(Reason::Draining, tonic::Code::Unavailable)));
     }
 }

@@ -185,10 +185,7 @@ struct Cursor(Arc<Mutex<String>>);
 
 impl Cursor {
     fn get(&self) -> String {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, cursor: &str) {
@@ -266,8 +263,7 @@ impl Source for Subscription {
             progress_interval: self.subscribe.progress_interval.map(time::to_proto),
             start: Some(start),
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.events().subscribe(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.events().subscribe(request).await };
         client.open(request, send).await
     }
 

@@ -191,15 +191,8 @@ impl Delegate {
             input: Some(self.input?),
             ..self.request
         };
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.tasks().delegate_task(request).await
-        };
-        let task = self
-            .client
-            .call(request, send)
-            .await?
-            .task
-            .unwrap_or_default();
+        let send = |stubs: crate::Stubs, request| async move { stubs.tasks().delegate_task(request).await };
+        let task = self.client.call(request, send).await?.task.unwrap_or_default();
         Ok(TaskHandle {
             client: self.client,
             task_id: task.task_id,
@@ -236,14 +229,8 @@ impl TaskHandle {
             namespace,
             task_id: self.task_id.clone(),
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.tasks().get_task(request).await };
-        Ok(self
-            .client
-            .call(request, send)
-            .await?
-            .task
-            .unwrap_or_default())
+        let send = |stubs: crate::Stubs, request| async move { stubs.tasks().get_task(request).await };
+        Ok(self.client.call(request, send).await?.task.unwrap_or_default())
     }
 
     /// Waits for the task's end and reads its result. If it did not end well, the error has it: [`Error::task`].
@@ -263,9 +250,7 @@ impl TaskHandle {
                 task_id: self.task_id.clone(),
                 wait_timeout: Some(time::to_proto(WAIT)),
             };
-            let send = |stubs: crate::Stubs, request| async move {
-                stubs.tasks().await_task(request).await
-            };
+            let send = |stubs: crate::Stubs, request| async move { stubs.tasks().await_task(request).await };
             let budget = WAIT + self.client.timeout();
             let answer = self.client.call_within(budget, request, send).await?;
             let task = answer.message.task.unwrap_or_default();
@@ -284,15 +269,12 @@ impl TaskHandle {
             task_id: self.task_id.clone(),
             cause: cause.into(),
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.tasks().cancel_task(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.tasks().cancel_task(request).await };
         self.client.call(request, send).await.map(|_| ())
     }
 
     /// The task as it is, then each change, until it has ended. After a break it begins with the task as it is then.
-    pub fn watch(
-        &self,
-    ) -> impl Stream<Item = Result<pb::WatchTaskResponse>> + Send + Unpin + use<> {
+    pub fn watch(&self) -> impl Stream<Item = Result<pb::WatchTaskResponse>> + Send + Unpin + use<> {
         resumed(
             TaskWatch {
                 handle: self.clone(),
@@ -325,8 +307,7 @@ impl Source for TaskWatch {
             namespace,
             task_id: self.handle.task_id.clone(),
         };
-        let send =
-            |stubs: crate::Stubs, request| async move { stubs.tasks().watch_task(request).await };
+        let send = |stubs: crate::Stubs, request| async move { stubs.tasks().watch_task(request).await };
         self.handle.client.open(request, send).await
     }
 

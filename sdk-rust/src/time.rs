@@ -5,9 +5,7 @@ use std::time::{Duration, SystemTime};
 /// A length of time for a request. What is longer than protobuf can say is cut to the longest.
 pub(crate) fn to_proto(duration: Duration) -> prost_types::Duration {
     const LONGEST: i64 = 315_576_000_000;
-    let seconds = i64::try_from(duration.as_secs())
-        .unwrap_or(LONGEST)
-        .min(LONGEST);
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(LONGEST).min(LONGEST);
     prost_types::Duration {
         seconds,
         nanos: duration.subsec_nanos().cast_signed(),

@@ -29,10 +29,7 @@ impl Workflow {
             workflow_type: shape as i32,
             ..Default::default()
         };
-        Self {
-            request,
-            problem: None,
-        }
+        Self { request, problem: None }
     }
 
     /// Each step depends on the one before it.
@@ -48,9 +45,7 @@ impl Workflow {
     /// One step for each item of a list, and one over all of their results. `map` says the list with [`Step::for_each`].
     /// A step that makes the list can go before them: [`Workflow::split`].
     pub fn map_reduce(name: impl Into<String>, map: Step, reduce: Step) -> Self {
-        Self::new(name, WorkflowType::MapReduce)
-            .step(map)
-            .step(reduce)
+        Self::new(name, WorkflowType::MapReduce).step(map).step(reduce)
     }
 
     /// Steps depend on what they say.
@@ -145,10 +140,7 @@ impl Step {
             step_id: step_id.into(),
             ..Default::default()
         };
-        Self {
-            step,
-            problem: None,
-        }
+        Self { step, problem: None }
     }
 
     fn change(mut self, change: impl FnOnce(&mut pb::Step)) -> Self {
@@ -278,19 +270,13 @@ mod tests {
 
     #[test]
     fn a_map_reduce_has_its_steps_in_order() {
-        let map = Step::new("map")
-            .capability("count")
-            .for_each("steps.split.result");
+        let map = Step::new("map").capability("count").for_each("steps.split.result");
         let reduce = Step::new("reduce").capability("sum");
         let workflow = Workflow::map_reduce("words", map, reduce)
             .split(Step::new("split").capability("split"))
             .input(&json!({"text": "a b"}));
         let request = workflow.into_request().expect("a request");
-        let ids: Vec<&str> = request
-            .steps
-            .iter()
-            .map(|step| step.step_id.as_str())
-            .collect();
+        let ids: Vec<&str> = request.steps.iter().map(|step| step.step_id.as_str()).collect();
         assert_eq!(ids, ["split", "map", "reduce"]);
         assert_eq!(request.workflow_type(), WorkflowType::MapReduce);
     }

@@ -44,9 +44,7 @@ impl Workflows {
             request_id: request_id(),
             ..request
         };
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.workflows().start_workflow(request).await
-        };
+        let send = |stubs: crate::Stubs, request| async move { stubs.workflows().start_workflow(request).await };
         let started = self.client.call(request, send).await?;
         Ok(self.handle(started.workflow_id))
     }
@@ -60,10 +58,7 @@ impl Workflows {
     }
 
     /// The workflows that a request asks for, newest first, page by page as they are asked for.
-    pub fn list(
-        &self,
-        request: pb::ListWorkflowsRequest,
-    ) -> BoxStream<'static, Result<pb::Workflow>> {
+    pub fn list(&self, request: pb::ListWorkflowsRequest) -> BoxStream<'static, Result<pb::Workflow>> {
         let client = self.client.clone();
         Box::pin(paged(move |page_token| {
             let client = client.clone();
@@ -109,9 +104,7 @@ impl WorkflowHandle {
             workflow_id: self.workflow_id.clone(),
             wait_timeout: Some(time::to_proto(wait)),
         };
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.workflows().get_workflow(request).await
-        };
+        let send = |stubs: crate::Stubs, request| async move { stubs.workflows().get_workflow(request).await };
         let budget = wait + self.client.timeout();
         let answer = self.client.call_within(budget, request, send).await?;
         Ok(answer.message.workflow.unwrap_or_default())
@@ -145,16 +138,12 @@ impl WorkflowHandle {
             workflow_id: self.workflow_id.clone(),
             cause: cause.into(),
         };
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.workflows().cancel_workflow(request).await
-        };
+        let send = |stubs: crate::Stubs, request| async move { stubs.workflows().cancel_workflow(request).await };
         self.client.call(request, send).await.map(|_| ())
     }
 
     /// The workflow as it is, then each change, until it has ended. After a break it begins with the workflow as it is then.
-    pub fn watch(
-        &self,
-    ) -> impl Stream<Item = Result<pb::WatchWorkflowResponse>> + Send + Unpin + use<> {
+    pub fn watch(&self) -> impl Stream<Item = Result<pb::WatchWorkflowResponse>> + Send + Unpin + use<> {
         resumed(
             WorkflowWatch {
                 handle: self.clone(),
@@ -231,13 +220,8 @@ impl Source for WorkflowWatch {
     async fn open(&mut self) -> Result<Streaming<Self::Message>> {
         let namespace = self.handle.client.namespace();
         let workflow_id = self.handle.workflow_id.clone();
-        let request = pb::WatchWorkflowRequest {
-            namespace,
-            workflow_id,
-        };
-        let send = |stubs: crate::Stubs, request| async move {
-            stubs.workflows().watch_workflow(request).await
-        };
+        let request = pb::WatchWorkflowRequest { namespace, workflow_id };
+        let send = |stubs: crate::Stubs, request| async move { stubs.workflows().watch_workflow(request).await };
         self.handle.client.open(request, send).await
     }
 

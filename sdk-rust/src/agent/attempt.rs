@@ -127,10 +127,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 fn unfinished(context: &TaskContext) -> TaskFailure {
     match context.cancel_cause() {
         Some(CancelCause::TimedOut) => TaskFailure::new("timeout", "the attempt's time was up"),
-        _ => TaskFailure::new(
-            "agent_lost",
-            "the agent could not know that its session lived",
-        ),
+        _ => TaskFailure::new("agent_lost", "the agent could not know that its session lived"),
     }
 }
 
@@ -174,9 +171,7 @@ async fn complete(
     };
     if request.encoded_len() > LARGEST_FRAME {
         let message = "the result is larger than a message may be";
-        return Err(Some(
-            TaskFailure::new("result_too_large", message).permanent(),
-        ));
+        return Err(Some(TaskFailure::new("result_too_large", message).permanent()));
     }
     let answer = context.inner.send(Frame::CompleteTask(request)).await;
     answer.map_err(|error| {
@@ -192,15 +187,8 @@ fn instead_of_result(error: &Error) -> Option<TaskFailure> {
         return None;
     }
     let failure = TaskFailure::from(error.clone());
-    let hopeless = matches!(
-        error.reason(),
-        Reason::PayloadTooLarge | Reason::InvalidRequest
-    );
-    Some(if hopeless {
-        failure.permanent()
-    } else {
-        failure
-    })
+    let hopeless = matches!(error.reason(), Reason::PayloadTooLarge | Reason::InvalidRequest);
+    Some(if hopeless { failure.permanent() } else { failure })
 }
 
 #[cfg(test)]
@@ -221,10 +209,7 @@ mod tests {
         assert_eq!(instead_of_result(&refused(Reason::SessionEnded)), None);
         assert_eq!(instead_of_result(&Error::lost("gone")), None);
         let fenced = instead_of_result(&refused(Reason::StaleFencingToken)).expect("a failure");
-        assert_eq!(
-            (fenced.kind(), fenced.is_permanent()),
-            ("stale_fencing_token", false)
-        );
+        assert_eq!((fenced.kind(), fenced.is_permanent()), ("stale_fencing_token", false));
         let large = instead_of_result(&refused(Reason::PayloadTooLarge)).expect("a failure");
         assert!(large.is_permanent());
     }

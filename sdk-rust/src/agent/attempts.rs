@@ -85,10 +85,7 @@ mod tests {
         assert!(attempts.knows(&key(1)));
         attempts.end(key(1));
         assert!(attempts.knows(&key(1)) && attempts.is_empty());
-        assert!(
-            !attempts.knows(&key(2)),
-            "the next attempt at the same task is another"
-        );
+        assert!(!attempts.knows(&key(2)), "the next attempt at the same task is another");
     }
 
     #[test]

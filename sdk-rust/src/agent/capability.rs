@@ -16,8 +16,7 @@ use crate::{payload, time};
 /// What a handler makes of a task.
 pub(crate) type Outcome = Result<pb::Payload, TaskFailure>;
 /// A handler, whatever its types.
-pub(crate) type Handler =
-    Arc<dyn Fn(TaskContext, pb::Payload) -> BoxFuture<'static, Outcome> + Send + Sync>;
+pub(crate) type Handler = Arc<dyn Fn(TaskContext, pb::Payload) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 /// The description of something that an agent can do.
 #[derive(Clone, Debug, Default)]
@@ -115,10 +114,7 @@ impl<E: std::error::Error + 'static> From<E> for TaskFailure {
         let any: &(dyn std::error::Error + 'static) = &error;
         let kind = match any.downcast_ref::<Error>().map(Error::reason) {
             None | Some(Reason::Unspecified) => "error".to_owned(),
-            Some(reason) => reason
-                .as_str_name()
-                .trim_start_matches("REASON_")
-                .to_lowercase(),
+            Some(reason) => reason.as_str_name().trim_start_matches("REASON_").to_lowercase(),
         };
         Self::new(kind, error.to_string())
     }
@@ -147,12 +143,9 @@ where
         let input = payload::decode::<In>(&input);
         let work = input.map(|input| function(context, input));
         Box::pin(async move {
-            let work = work.map_err(|error| {
-                TaskFailure::new("invalid_input", error.to_string()).permanent()
-            })?;
+            let work = work.map_err(|error| TaskFailure::new("invalid_input", error.to_string()).permanent())?;
             let output = work.await?;
-            payload::json(&output)
-                .map_err(|error| TaskFailure::new("invalid_result", error.to_string()).permanent())
+            payload::json(&output).map_err(|error| TaskFailure::new("invalid_result", error.to_string()).permanent())
         })
     })
 }
@@ -187,10 +180,7 @@ mod tests {
             reason: Reason::LockHeld as i32,
             ..Default::default()
         };
-        assert_eq!(
-            TaskFailure::from(Error::from_frame(error)).kind(),
-            "lock_held"
-        );
+        assert_eq!(TaskFailure::from(Error::from_frame(error)).kind(), "lock_held");
     }
 
     #[test]

@@ -30,9 +30,6 @@ impl Config {
     }
 
     pub(crate) fn handler(&self, capability: &str) -> Option<Handler> {
-        self.handlers
-            .get(capability)
-            .or(self.fallback.as_ref())
-            .cloned()
+        self.handlers.get(capability).or(self.fallback.as_ref()).cloned()
     }
 }

@@ -131,12 +131,7 @@ impl TaskContext {
 
     /// What an earlier attempt left to go on from.
     pub fn last_checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>> {
-        self.inner
-            .task
-            .checkpoint
-            .as_ref()
-            .map(payload::decode)
-            .transpose()
+        self.inner.task.checkpoint.as_ref().map(payload::decode).transpose()
     }
 
     /// Ready once the handler should stop. It is dropped a while after.
@@ -211,9 +206,7 @@ impl TaskContext {
     pub async fn checkpoint<T: Serialize + ?Sized>(&self, value: &T) -> Result<()> {
         let report = self.report(Some(payload::json(value)?));
         if prost::Message::encoded_len(&report) > LARGEST_FRAME {
-            return Err(Error::payload(
-                "the checkpoint is larger than a message may be",
-            ));
+            return Err(Error::payload("the checkpoint is larger than a message may be"));
         }
         let frame = pb::connect_request::Frame::ReportProgress(report);
         tokio::select! {
@@ -237,10 +230,7 @@ impl TaskContext {
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {
-        self.inner
-            .told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.inner.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -272,9 +262,6 @@ impl Inner {
     /// Takes what the completion is to be guarded with.
     pub(crate) fn take_guards(&self) -> (Vec<pb::Guard>, Vec<LockGuard>) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        (
-            std::mem::take(&mut told.guards),
-            std::mem::take(&mut told.locks),
-        )
+        (std::mem::take(&mut told.guards), std::mem::take(&mut told.locks))
     }
 }

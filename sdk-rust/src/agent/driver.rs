@@ -153,7 +153,7 @@ impl Driver {
             if was_online && begun.elapsed() >= STABLE {
                 backoff.reset();
             }
-            let wait = backoff.next_after(error.retry_after());
+            let wait = backoff.wait_after(error.retry_after());
             tracing::info!(agent = self.config.agent_id(), %error, ?wait, "the agent is offline");
             if self.offline(tokio::time::sleep(wait)).await.is_none() {
                 return Ok(());
@@ -167,9 +167,7 @@ impl Driver {
         let session = (self.session.is_some() || !self.leaving.is_leaving()).then(|| self.hello());
         let endpoint = self.endpoints[self.address % self.endpoints.len()].clone();
         let ttl = self.session.as_ref().map(|session| session.watch.ttl());
-        let patience = ttl.map_or(HELLO_PATIENCE, |ttl| {
-            ttl.clamp(LEAST_PATIENCE, HELLO_PATIENCE)
-        });
+        let patience = ttl.map_or(HELLO_PATIENCE, |ttl| ttl.clamp(LEAST_PATIENCE, HELLO_PATIENCE));
         async move {
             match session {
                 Some(session) => link::open(endpoint, number, session, patience).await,
@@ -201,11 +199,7 @@ impl Driver {
             if self.has_left_offline(now) {
                 return None;
             }
-            let wake = self
-                .death_at()
-                .into_iter()
-                .chain(self.leaving.until())
-                .min();
+            let wake = self.death_at().into_iter().chain(self.leaving.until()).min();
             tokio::select! {
                 output = &mut work => return Some(output),
                 command = self.commands.recv() => self.command(command),
@@ -236,9 +230,7 @@ impl Driver {
             let end = match message {
                 None => None,
                 Some(Ok(Some(response))) => self.response(response),
-                Some(Ok(None)) => Some(End::Broken(Error::transport(
-                    "the server closed the stream",
-                ))),
+                Some(Ok(None)) => Some(End::Broken(Error::transport("the server closed the stream"))),
                 Some(Err(status)) => Some(End::Broken(status.into())),
             };
             if let Some(end) = end {
@@ -256,9 +248,7 @@ impl Driver {
             .as_ref()
             .is_none_or(|session| session.watch.suspect_at() <= now);
         if silent {
-            return Some(End::Broken(Error::transport(
-                "heartbeats were not answered",
-            )));
+            return Some(End::Broken(Error::transport("heartbeats were not answered")));
         }
         if self.move_at.is_some_and(|at| at <= now) {
             return Some(End::Moved);
@@ -266,18 +256,12 @@ impl Driver {
         if self.beat_at <= now {
             self.beat(now);
         }
-        self.outbox
-            .due(now)
-            .into_iter()
-            .for_each(|frame| self.send(frame));
+        self.outbox.due(now).into_iter().for_each(|frame| self.send(frame));
         self.has_left_online(now).then_some(End::Finished)
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        let suspect = self
-            .session
-            .as_ref()
-            .map(|session| session.watch.suspect_at());
+        let suspect = self.session.as_ref().map(|session| session.watch.suspect_at());
         let all = [
             Some(self.beat_at),
             suspect,
@@ -289,9 +273,7 @@ impl Driver {
     }
 
     pub(crate) fn cancel_all(&self, cause: CancelCause) {
-        self.attempts
-            .iter()
-            .for_each(|attempt| attempt.cancel.fire(cause));
+        self.attempts.iter().for_each(|attempt| attempt.cancel.fire(cause));
     }
 
     /// Sends a frame if there is a stream; if not, the outbox has it for the next.

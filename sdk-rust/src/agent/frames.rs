@@ -137,17 +137,13 @@ impl Driver {
         }
         if error.is_retryable() {
             tracing::debug!(%error, number, "a frame is put off");
-            self.outbox
-                .put_off(number, Instant::now(), error.retry_after());
+            self.outbox.put_off(number, Instant::now(), error.retry_after());
             return None;
         }
         if error.is_stale_attempt()
             && let Some(token) = self.outbox.attempt_token(number)
         {
-            let stale = self
-                .attempts
-                .iter()
-                .filter(|attempt| attempt.attempt_token == token);
+            let stale = self.attempts.iter().filter(|attempt| attempt.attempt_token == token);
             stale.for_each(|attempt| attempt.cancel.fire(CancelCause::Reassigned));
         }
         self.answered(number, Err(error));
@@ -158,9 +154,7 @@ impl Driver {
         match notice.notice {
             Some(Notice::LockLost(lost)) => {
                 if let Some(session) = &self.session {
-                    session
-                        .scope
-                        .lease_lost(&lost.resource_id, lost.fencing_token);
+                    session.scope.lease_lost(&lost.resource_id, lost.fencing_token);
                 }
             }
             Some(Notice::Drain(drain)) => {
@@ -194,10 +188,7 @@ impl Driver {
             attempt: assignment.attempt,
         };
         if self.attempts.knows(&key) {
-            tracing::debug!(
-                task = task.task_id,
-                "an attempt that is known is not begun again"
-            );
+            tracing::debug!(task = task.task_id, "an attempt that is known is not begun again");
             return;
         }
         let Some(handler) = self.config.handler(&task.capability) else {
@@ -208,9 +199,7 @@ impl Driver {
             "" => client,
             trace => client.with_traceparent(trace),
         };
-        let expires = assignment
-            .expires_in
-            .map(|length| time::from_proto(Some(length)));
+        let expires = assignment.expires_in.map(|length| time::from_proto(Some(length)));
         let cancel = Cancel::default();
         let attempt_token = assignment.attempt_token;
         let inner = Inner {
@@ -224,9 +213,7 @@ impl Driver {
             told: Default::default(),
         };
         let attempt = Attempt {
-            context: TaskContext {
-                inner: inner.into(),
-            },
+            context: TaskContext { inner: inner.into() },
             handler,
             slots: self.config.slots.clone(),
             grace: self.config.cancel_grace,
@@ -234,13 +221,7 @@ impl Driver {
         if self.leaving.is_stopping() {
             cancel.fire(CancelCause::Stopping);
         }
-        self.attempts.begin(
-            key,
-            Running {
-                cancel,
-                attempt_token,
-            },
-        );
+        self.attempts.begin(key, Running { cancel, attempt_token });
         self.config.runtime.spawn(attempt.run());
     }
 

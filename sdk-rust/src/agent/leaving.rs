@@ -111,9 +111,7 @@ impl Driver {
             Leaving::No => false,
             // Without a session there is nothing to finish and nobody to tell.
             Leaving::Draining => self.session.is_none() && self.attempts.is_empty(),
-            Leaving::Stopping { until } => {
-                until <= now || (self.session.is_none() && self.attempts.is_empty())
-            }
+            Leaving::Stopping { until } => until <= now || (self.session.is_none() && self.attempts.is_empty()),
             Leaving::Goodbye { .. } | Leaving::Gone => true,
         }
     }

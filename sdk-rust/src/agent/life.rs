@@ -43,17 +43,11 @@ impl Driver {
         });
         self.up = Some(up);
         (self.nonce, self.beat_at, self.move_at) = (0, Instant::now(), None);
-        self.outbox
-            .resend()
-            .into_iter()
-            .for_each(|frame| self.send(frame));
+        self.outbox.resend().into_iter().for_each(|frame| self.send(frame));
         let agent = welcome.agent.clone().unwrap_or_default();
         if !same {
             // Where the server made the id, the agent keeps it when it registers anew.
-            self.config
-                .registration
-                .agent_id
-                .clone_from(&agent.agent_id);
+            self.config.registration.agent_id.clone_from(&agent.agent_id);
             self.tell_own_status();
         }
         let info = SessionInfo {
@@ -61,11 +55,7 @@ impl Driver {
             agent,
             ttl,
         };
-        tracing::info!(
-            agent = info.agent.agent_id,
-            resumed = same,
-            "the agent is online"
-        );
+        tracing::info!(agent = info.agent.agent_id, resumed = same, "the agent is online");
         self.status.send_replace(Snapshot {
             status: Status::Online(info),
             scope: Some(scope),

@@ -24,12 +24,7 @@ pub(crate) struct Link {
 }
 
 /// Opens a stream on a connection of its own: one that went silent must not be used again.
-pub(crate) async fn open(
-    endpoint: Endpoint,
-    number: u64,
-    session: Session,
-    patience: Duration,
-) -> Result<Link> {
+pub(crate) async fn open(endpoint: Endpoint, number: u64, session: Session, patience: Duration) -> Result<Link> {
     let opened = tokio::time::timeout(patience, say_hello(endpoint, number, session)).await;
     opened.unwrap_or_else(|_elapsed| Err(Error::transport("the hello was not answered in time")))
 }
@@ -38,9 +33,7 @@ async fn say_hello(endpoint: Endpoint, number: u64, session: Session) -> Result<
     let connected = endpoint.connect().await;
     let channel = connected.map_err(|error| Error::transport(error.to_string()))?;
     let (up, frames) = mpsc::unbounded_channel();
-    let hello = pb::ConnectHello {
-        session: Some(session),
-    };
+    let hello = pb::ConnectHello { session: Some(session) };
     let sent = Instant::now();
     let first = pb::ConnectRequest {
         request_number: number,
@@ -120,23 +113,14 @@ mod tests {
         assert_eq!(after(&ended), Next::Register);
         let superseded = told(Reason::SessionSuperseded, Code::FailedPrecondition);
         assert_eq!(after(&superseded), Next::Stop);
-        assert_eq!(
-            after(&told(Reason::StreamSuperseded, Code::Aborted)),
-            Next::Stop
-        );
+        assert_eq!(after(&told(Reason::StreamSuperseded, Code::Aborted)), Next::Stop);
     }
 
     #[test]
     fn a_break_goes_on_and_a_wrong_hello_does_not() {
         assert_eq!(after(&Error::transport("broken")), Next::Again);
-        assert_eq!(
-            after(&told(Reason::Draining, Code::Unavailable)),
-            Next::Again
-        );
+        assert_eq!(after(&told(Reason::Draining, Code::Unavailable)), Next::Again);
         assert_eq!(after(&told(Reason::Internal, Code::Internal)), Next::Again);
-        assert_eq!(
-            after(&told(Reason::InvalidRequest, Code::InvalidArgument)),
-            Next::Stop
-        );
+        assert_eq!(after(&told(Reason::InvalidRequest, Code::InvalidArgument)), Next::Stop);
     }
 }

@@ -279,9 +279,7 @@ impl Agent {
 
 /// The agent's thread: a runtime of its own for the stream and its heartbeats.
 fn drive(driver: Driver) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::config(format!("no runtime: {error}")))?;
     let ended = runtime.block_on(driver.run());
     runtime.shutdown_background();

@@ -74,12 +74,7 @@ impl<R> Outbox<R> {
         Some(self.keep(Frame::ReportProgress(report), None, Some(key.clone())))
     }
 
-    fn keep(
-        &mut self,
-        frame: Frame,
-        reply: Option<R>,
-        progress_of: Option<AttemptKey>,
-    ) -> pb::ConnectRequest {
+    fn keep(&mut self, frame: Frame, reply: Option<R>, progress_of: Option<AttemptKey>) -> pb::ConnectRequest {
         let number = self.number();
         let sent = pb::ConnectRequest {
             request_number: number,
@@ -98,10 +93,7 @@ impl<R> Outbox<R> {
     }
 
     /// A frame is answered for good; also returns what may be sent now that it is.
-    pub(crate) fn answered(
-        &mut self,
-        number: u64,
-    ) -> (Option<Entry<R>>, Option<pb::ConnectRequest>) {
+    pub(crate) fn answered(&mut self, number: u64) -> (Option<Entry<R>>, Option<pb::ConnectRequest>) {
         let Some(entry) = self.unanswered.remove(&number) else {
             return (None, None);
         };
@@ -116,7 +108,7 @@ impl<R> Outbox<R> {
     /// The server wants a frame to be said again later, at the earliest after `hint`.
     pub(crate) fn put_off(&mut self, number: u64, now: Instant, hint: Option<Duration>) {
         if let Some(entry) = self.unanswered.get_mut(&number) {
-            entry.again_at = Some(now + entry.backoff.next_after(hint));
+            entry.again_at = Some(now + entry.backoff.wait_after(hint));
         }
     }
 
@@ -131,10 +123,7 @@ impl<R> Outbox<R> {
 
     /// When something is due.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.unanswered
-            .values()
-            .filter_map(|entry| entry.again_at)
-            .min()
+        self.unanswered.values().filter_map(|entry| entry.again_at).min()
     }
 
     /// Everything, in order, for a stream that has resumed the session.
@@ -208,12 +197,9 @@ mod tests {
         assert_ne!(first.request_number, second.request_number);
         let (entry, _) = outbox.answered(first.request_number);
         assert_eq!(entry.expect("an entry").reply(), Some("waiter a"));
-        assert_eq!(outbox.resend(), [second.clone()]);
+        assert_eq!(outbox.resend(), std::slice::from_ref(&second));
         assert_eq!(outbox.resend(), [second], "until it is answered");
-        assert!(
-            outbox.answered(first.request_number).0.is_none(),
-            "answered once"
-        );
+        assert!(outbox.answered(first.request_number).0.is_none(), "answered once");
     }
 
     #[test]

@@ -1,43 +1,19 @@
-//! The agent runtime on good and bad days.
+//! What becomes of tasks and their handlers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use drumline::agent::{CancelCause, Status};
 use drumline::v1::connect_hello::Session;
 use drumline::v1::connect_request::Frame as Up;
 use drumline::v1::connect_response::Frame as Down;
 use drumline::v1::{self as pb};
-use drumline::{Agent, AgentBuilder, Client, Reason, TaskContext, TaskFailure};
-use tokio::sync::mpsc;
-use tonic::{Code, Status as Refusal};
+use drumline::{Reason, TaskContext, TaskFailure};
+use tonic::Code;
 
-use crate::fake::{Stream, refusal, sessions, sessions_at, soon};
-
-const TTL: Duration = Duration::from_millis(900);
-const LONG: Duration = Duration::from_secs(60);
-
-fn agent(client: &Client) -> AgentBuilder {
-    Agent::builder(client, "a")
-        .max_concurrent_tasks(4)
-        .cancel_grace(Duration::from_millis(200))
-}
-
-async fn double(_task: TaskContext, number: i64) -> Result<i64, TaskFailure> {
-    Ok(number * 2)
-}
-
-fn json(payload: Option<pb::Payload>) -> String {
-    match payload.and_then(|payload| payload.content) {
-        Some(pb::payload::Content::Json(text)) => text,
-        other => panic!("not JSON: {other:?}"),
-    }
-}
-
-fn complete(stream: &Stream, number: u64) {
-    stream.answer(number, Down::CompleteTask(Default::default()));
-}
+use crate::fake::{sessions, soon};
+use crate::handlers::{LONG, TTL, agent, complete, double, json, waiting};
 
 #[tokio::test]
 async fn a_task_is_accepted_worked_on_and_its_result_said() {
@@ -74,19 +50,14 @@ async fn a_task_is_accepted_worked_on_and_its_result_said() {
     let Up::UpdateAgent(update) = frame else {
         panic!("{frame:?}")
     };
-    assert_eq!(
-        update.agent.expect("an agent").status(),
-        pb::agent::Status::Draining
-    );
+    assert_eq!(update.agent.expect("an agent").status(), pb::agent::Status::Draining);
     stream.answer(number, Down::UpdateAgent(Default::default()));
     // The acceptance was never answered: that, too, is waited for.
     stream.answer(number - 2, Down::AcceptTask(Default::default()));
     let goodbye = loop {
         match stream.frame().await {
             (number, Up::DeregisterAgent(_)) => break number,
-            (number, Up::AcceptTask(_)) => {
-                stream.answer(number, Down::AcceptTask(Default::default()))
-            }
+            (number, Up::AcceptTask(_)) => stream.answer(number, Down::AcceptTask(Default::default())),
             (_, other) => panic!("{other:?}"),
         }
     };
@@ -116,58 +87,14 @@ async fn bad_input_and_a_panic_are_failed_attempts_and_the_agent_lives() {
         permanent,
     };
     stream.assign("t", 1, "1", LONG);
-    assert_eq!(
-        stream.failure().await.1,
-        failed("panic", "one is too much", false)
-    );
+    assert_eq!(stream.failure().await.1, failed("panic", "one is too much", false));
     stream.assign("t", 2, "2", LONG);
     assert_eq!(stream.failure().await.1, failed("two", "no", true));
     stream.assign("t", 3, "\"text\"", LONG);
     let (_, error) = stream.failure().await;
-    assert_eq!(
-        (error.kind.as_str(), error.permanent),
-        ("invalid_input", true)
-    );
+    assert_eq!((error.kind.as_str(), error.permanent), ("invalid_input", true));
     stream.assign("t", 4, "3", LONG);
     assert_eq!(json(stream.result().await.1.result), "3");
-}
-
-#[tokio::test]
-async fn after_a_break_the_session_goes_on_and_an_unanswered_result_is_said_again() {
-    let begun = Arc::new(AtomicUsize::new(0));
-    let counter = begun.clone();
-    let work = move |_task: TaskContext, number: i64| {
-        counter.fetch_add(1, Ordering::SeqCst);
-        async move { Ok::<_, TaskFailure>(number) }
-    };
-    let (client, mut streams) = sessions().await;
-    let _agent = agent(&client)
-        .capability("work", work)
-        .build()
-        .start()
-        .expect("an agent");
-    let mut stream = streams.welcomed("s1", TTL).await;
-    stream.assign("t", 1, "7", LONG);
-    let (_, first) = stream.result().await;
-    stream.end(Refusal::unavailable("broken"));
-
-    let mut stream = streams.welcomed("s1", TTL).await;
-    let Session::Resume(resume) = &stream.hello else {
-        panic!("{:?}", stream.hello)
-    };
-    assert_eq!(resume.session_id, "s1");
-    stream.assign("t", 1, "7", LONG);
-    let (number, second) = stream.result().await;
-    assert_eq!(first, second, "the same words, with the same request id");
-    complete(&stream, number);
-    stream.assign("t", 1, "7", LONG);
-    stream.assign("u", 1, "8", LONG);
-    assert_eq!(stream.result().await.1.task_id, "u");
-    assert_eq!(
-        begun.load(Ordering::SeqCst),
-        2,
-        "no attempt was begun twice"
-    );
 }
 
 #[tokio::test]
@@ -186,152 +113,6 @@ async fn a_result_that_is_put_off_is_said_again_on_the_same_stream() {
     assert_eq!(first, second);
     stream.refuse(number, Code::FailedPrecondition, Reason::StaleFencingToken);
     assert_eq!(stream.failure().await.1.kind, "stale_fencing_token");
-}
-
-/// A handler that waits to be told to stop, and tells the test why it was.
-fn waiting() -> (
-    impl Fn(TaskContext, i64) -> futures::future::BoxFuture<'static, Result<i64, TaskFailure>> + Clone,
-    mpsc::UnboundedReceiver<Option<CancelCause>>,
-) {
-    let (told, why) = mpsc::unbounded_channel();
-    let work = move |task: TaskContext, _number: i64| {
-        let told = told.clone();
-        let waits: futures::future::BoxFuture<'static, _> = Box::pin(async move {
-            task.cancelled().await;
-            let _gone = told.send(task.cancel_cause());
-            std::future::pending().await
-        });
-        waits
-    };
-    (work, why)
-}
-
-#[tokio::test]
-async fn an_ended_session_stops_its_handlers_and_registers_anew() {
-    let (work, mut why) = waiting();
-    let (client, mut streams) = sessions().await;
-    let agent = agent(&client)
-        .capability("work", work)
-        .build()
-        .start()
-        .expect("an agent");
-    let mut stream = streams.welcomed("s1", TTL).await;
-    let Session::Register(first) = stream.hello.clone() else {
-        panic!()
-    };
-    stream.assign("t", 1, "1", LONG);
-    stream.frame().await;
-    let under_first = agent.client().expect("a client");
-    stream.end(refusal(Code::FailedPrecondition, Reason::SessionEnded, &[]));
-    assert_eq!(soon(why.recv()).await, Some(Some(CancelCause::SessionLost)));
-
-    let mut stream = streams.welcomed("s2", TTL).await;
-    let Session::Register(second) = stream.hello.clone() else {
-        panic!()
-    };
-    assert_ne!(
-        first.request_id, second.request_id,
-        "another registration, not a repeated one"
-    );
-    assert_eq!(under_first.session_id(), "s1");
-    tokio::time::timeout(TTL, stream.next_frame())
-        .await
-        .expect_err("nothing is said of the old attempt");
-    assert_eq!(agent.client().expect("a client").session_id(), "s2");
-}
-
-#[tokio::test]
-async fn a_superseded_agent_stops_for_good() {
-    for reason in [Reason::SessionSuperseded, Reason::StreamSuperseded] {
-        let (work, mut why) = waiting();
-        let (client, mut streams) = sessions().await;
-        let agent = agent(&client)
-            .capability("work", work)
-            .build()
-            .start()
-            .expect("an agent");
-        let mut stream = streams.welcomed("s1", TTL).await;
-        stream.assign("t", 1, "1", LONG);
-        stream.frame().await;
-        stream.end(refusal(Code::FailedPrecondition, reason, &[]));
-        let error = soon(agent.wait()).await.expect_err("it cannot go on");
-        assert_eq!(error.reason(), reason);
-        assert_eq!(soon(why.recv()).await, Some(Some(CancelCause::SessionLost)));
-        assert!(streams.quiet(TTL).await, "it does not come back");
-        assert_eq!(agent.status(), Status::Stopped);
-    }
-}
-
-#[tokio::test]
-async fn a_silent_server_makes_the_agent_doubt_its_session_within_a_ttl() {
-    let (work, mut why) = waiting();
-    let (client, mut streams) = sessions().await;
-    let agent = agent(&client)
-        .capability("work", work)
-        .build()
-        .start()
-        .expect("an agent");
-    let mut stream = streams.welcomed("s1", TTL).await;
-    let silent = Instant::now();
-    stream.answers_beats = false;
-    stream.assign("t", 1, "1", LONG);
-    stream.frame().await;
-    // It tries another connection first, while the session can still be saved.
-    let second = streams.next().await;
-    assert!(matches!(second.hello, Session::Resume(_)));
-    assert!(silent.elapsed() < TTL, "after {:?}", silent.elapsed());
-    assert_eq!(soon(why.recv()).await, Some(Some(CancelCause::SessionLost)));
-    assert!(
-        silent.elapsed() < TTL + TTL / 3,
-        "after {:?}",
-        silent.elapsed()
-    );
-    assert_eq!(agent.status(), Status::Doubtful);
-    assert!(
-        agent.client().is_err(),
-        "nobody may act under a doubtful session"
-    );
-    // The session lived after all: the attempt is given up in words.
-    let mut stream = second;
-    stream.welcome("s1", TTL);
-    assert_eq!(stream.failure().await.1.kind, "agent_lost");
-    assert_eq!(agent.client().expect("a client").session_id(), "s1");
-}
-
-#[tokio::test]
-async fn heartbeats_go_on_while_handlers_block_their_runtime() {
-    async fn blocks(_task: TaskContext, _number: i64) -> Result<(), TaskFailure> {
-        std::thread::sleep(TTL * 2);
-        Ok(())
-    }
-    // The server has a runtime of its own: the agent's only worker is blocked.
-    let (ready, started) = std::sync::mpsc::channel();
-    let server = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        runtime.block_on(async {
-            let (url, mut streams) = sessions_at().await;
-            ready.send(url).expect("heard");
-            let mut stream = streams.welcomed("s1", TTL).await;
-            stream.assign("t", 1, "1", LONG);
-            let mut broken = false;
-            tokio::select! {
-                _ = stream.result() => {}
-                _ = streams.next() => broken = true,
-            }
-            broken
-        })
-    });
-    let url = started.recv().expect("an address");
-    let client = Client::connect(url).await.expect("a client");
-    let _agent = agent(&client)
-        .capability("work", blocks)
-        .build()
-        .start()
-        .expect("an agent");
-    let broken = tokio::task::spawn_blocking(|| server.join())
-        .await
-        .expect("joined");
-    assert!(!broken.expect("no panic"), "the agent lost its stream");
 }
 
 #[tokio::test]
@@ -410,13 +191,8 @@ async fn progress_and_checkpoints_are_said_and_a_checkpoint_waits_until_it_is_ke
     while checkpoint.is_none() {
         match stream.frame().await {
             (number, Up::ReportProgress(report)) => {
-                assert_eq!(
-                    (report.progress, report.progress_message.as_str()),
-                    (0.5, "half")
-                );
-                checkpoint = report
-                    .checkpoint
-                    .map(|payload| (number, json(Some(payload))));
+                assert_eq!((report.progress, report.progress_message.as_str()), (0.5, "half"));
+                checkpoint = report.checkpoint.map(|payload| (number, json(Some(payload))));
             }
             (_, Up::AcceptTask(_)) => {}
             (_, other) => panic!("{other:?}"),
@@ -446,9 +222,7 @@ async fn no_more_handlers_run_at_once_than_the_agent_has_slots() {
         }
     };
     let (client, mut streams) = sessions().await;
-    let builder = agent(&client)
-        .capability("work", work)
-        .max_concurrent_tasks(2);
+    let builder = agent(&client).capability("work", work).max_concurrent_tasks(2);
     let _agent = builder.build().start().expect("an agent");
     let mut stream = streams.welcomed("s1", TTL).await;
     (0..6).for_each(|task| stream.assign(&format!("t{task}"), 1, "1", LONG));
@@ -460,21 +234,66 @@ async fn no_more_handlers_run_at_once_than_the_agent_has_slots() {
 }
 
 #[tokio::test]
-async fn a_draining_server_is_left_and_the_session_resumed_elsewhere() {
+async fn a_result_too_large_for_a_message_fails_its_task_and_not_the_stream() {
+    async fn grows(_task: TaskContext, megabytes: usize) -> Result<String, TaskFailure> {
+        Ok("x".repeat(megabytes << 20))
+    }
     let (client, mut streams) = sessions().await;
-    let agent = agent(&client)
-        .capability("work", double)
+    let _agent = agent(&client)
+        .capability("work", grows)
         .build()
         .start()
         .expect("an agent");
-    let stream = streams.welcomed("s1", TTL).await;
-    let drain = pb::connect_notice::Drain {
-        reconnect_delay: None,
-    };
-    let notice = Some(pb::connect_notice::Notice::Drain(drain));
-    stream.answer(0, Down::Notice(pb::ConnectNotice { notice }));
     let mut stream = streams.welcomed("s1", TTL).await;
-    assert!(matches!(stream.hello, Session::Resume(_)));
-    drop(agent);
-    soon(stream.idle()).await;
+    stream.assign("t", 1, "5", LONG);
+    let (_, error) = stream.failure().await;
+    assert_eq!((error.kind.as_str(), error.permanent), ("result_too_large", true));
+    stream.assign("u", 1, "1", LONG);
+    assert_eq!(stream.result().await.1.task_id, "u");
+}
+
+#[tokio::test]
+async fn a_stopped_agent_says_goodbye_though_a_handler_does_not_stop() {
+    let (work, mut why) = waiting();
+    let (client, mut streams) = sessions().await;
+    let agent = agent(&client)
+        .capability("work", work)
+        .build()
+        .start()
+        .expect("an agent");
+    let mut stream = streams.welcomed("s1", TTL).await;
+    stream.assign("t", 1, "1", LONG);
+    let (number, _) = stream.frame().await;
+    stream.answer(number, Down::AcceptTask(Default::default()));
+    let under_session = agent.client().expect("a client");
+    let stopping = tokio::spawn(async move {
+        let ended = agent.stop().await;
+        (ended, agent)
+    });
+    assert_eq!(soon(why.recv()).await, Some(Some(CancelCause::Stopping)));
+    let (number, frame) = stream.frame().await;
+    assert!(
+        matches!(frame, Up::DeregisterAgent(_)),
+        "nothing else is said: {frame:?}"
+    );
+    stream.answer(number, Down::DeregisterAgent(Default::default()));
+    let (ended, agent) = soon(stopping).await.expect("no panic");
+    ended.expect("it has left");
+    assert_eq!(agent.status(), Status::Stopped);
+    assert!(agent.client().is_err(), "its session is over");
+    assert_eq!(under_session.session_id(), "s1");
+}
+
+#[tokio::test]
+async fn a_task_without_a_handler_goes_to_others() {
+    let (client, mut streams) = sessions().await;
+    let _agent = agent(&client)
+        .capability("other", double)
+        .build()
+        .start()
+        .expect("an agent");
+    let mut stream = streams.welcomed("s1", TTL).await;
+    stream.assign("t", 1, "1", LONG);
+    let (_, frame) = stream.frame().await;
+    assert!(matches!(frame, Up::RejectTask(_)), "{frame:?}");
 }

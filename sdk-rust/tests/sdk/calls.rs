@@ -131,11 +131,7 @@ async fn a_subscription_goes_on_from_its_cursor_until_that_is_out_of_range() {
         ))],
     ])
     .await;
-    let mut stream = client
-        .events()
-        .subscribe(Filter::all())
-        .from(Start::Beginning)
-        .events();
+    let mut stream = client.events().subscribe(Filter::all()).from(Start::Beginning).events();
     let mut positions = Vec::new();
     let error = loop {
         match soon(stream.next()).await.expect("no silent end") {
@@ -153,13 +149,7 @@ async fn a_subscription_goes_on_from_its_cursor_until_that_is_out_of_range() {
     let beginning = Some(subscribe_request::Start::Beginning(true));
     assert_eq!(
         starts,
-        [
-            beginning,
-            cursor("c0"),
-            cursor("c2"),
-            cursor("c5"),
-            cursor("c6")
-        ]
+        [beginning, cursor("c0"), cursor("c2"), cursor("c5"), cursor("c6")]
     );
 }
 
@@ -184,11 +174,7 @@ async fn a_change_is_sent_again_with_its_request_id_until_it_is_answered() {
 #[tokio::test]
 async fn a_refusal_for_good_is_not_sent_again() {
     let (server, client) = events(vec![]).await;
-    let refusals = vec![refusal(
-        Code::InvalidArgument,
-        Reason::EventTypeReserved,
-        &[],
-    )];
+    let refusals = vec![refusal(Code::InvalidArgument, Reason::EventTypeReserved, &[])];
     *server.refusals.lock().expect("not poisoned") = refusals;
     let error = client
         .events()
@@ -209,9 +195,5 @@ async fn the_next_address_is_tried_when_the_first_is_not_there() {
         .timeout(Duration::from_secs(5))
         .connect_lazy()
         .expect("a client");
-    client
-        .events()
-        .publish(NewEvent::new("a.b"))
-        .await
-        .expect("published");
+    client.events().publish(NewEvent::new("a.b")).await.expect("published");
 }

@@ -30,9 +30,7 @@ pub fn refusal(code: Code, reason: Reason, metadata: &[(&str, &str)]) -> Status 
 
 /// Waits for what must come.
 pub async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what)
-        .await
-        .expect("it comes in time")
+    tokio::time::timeout(PATIENCE, what).await.expect("it comes in time")
 }
 
 /// Serves a router on a free port, and connects a client to it.
@@ -60,8 +58,9 @@ pub struct Stream {
 /// The streams that agents open.
 pub struct Streams(mpsc::UnboundedReceiver<Stream>);
 
+/// Hands every stream to the test.
 #[derive(Clone)]
-struct Sessions(Arc<Mutex<mpsc::UnboundedSender<Stream>>>);
+pub struct Sessions(Arc<Mutex<mpsc::UnboundedSender<Stream>>>);
 
 #[tonic::async_trait]
 impl SessionService for Sessions {
@@ -106,11 +105,16 @@ pub async fn sessions() -> (Client, Streams) {
 
 /// A server of sessions alone, and its address.
 pub async fn sessions_at() -> (String, Streams) {
+    let (service, streams) = session_service();
+    let (address, _) = serve(tonic::transport::Server::builder().add_service(service)).await;
+    (format!("http://{address}"), streams)
+}
+
+/// The service of sessions.
+pub fn session_service() -> (SessionServiceServer<Sessions>, Streams) {
     let (opened, streams) = mpsc::unbounded_channel();
     let service = SessionServiceServer::new(Sessions(Arc::new(Mutex::new(opened))));
-    let router = tonic::transport::Server::builder().add_service(service);
-    let (address, _) = serve(router).await;
-    (format!("http://{address}"), Streams(streams))
+    (service, Streams(streams))
 }
 
 impl Streams {
@@ -218,9 +222,7 @@ impl Stream {
         loop {
             match self.frame().await {
                 (number, Up::CompleteTask(complete)) => return (number, complete),
-                (number, Up::AcceptTask(_)) => {
-                    self.answer(number, Down::AcceptTask(Default::default()))
-                }
+                (number, Up::AcceptTask(_)) => self.answer(number, Down::AcceptTask(Default::default())),
                 (_, other) => panic!("not a result: {other:?}"),
             }
         }
@@ -231,9 +233,7 @@ impl Stream {
         loop {
             match self.frame().await {
                 (number, Up::FailTask(fail)) => return (number, fail.error.expect("an error")),
-                (number, Up::AcceptTask(_)) => {
-                    self.answer(number, Down::AcceptTask(Default::default()))
-                }
+                (number, Up::AcceptTask(_)) => self.answer(number, Down::AcceptTask(Default::default())),
                 (_, other) => panic!("not a failure: {other:?}"),
             }
         }

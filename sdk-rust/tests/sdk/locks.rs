@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use drumline::v1::lock_service_server::{LockService, LockServiceServer};
-use drumline::v1::{self as pb};
-use drumline::{Client, Kind, Reason};
+use drumline::v1::{self as pb, connect_response::Frame as Down};
+use drumline::{Client, Kind, Reason, TaskContext, TaskFailure};
 use tonic::{Code, Request, Response, Status};
 
-use crate::fake::{refusal, serve, soon};
+use crate::fake::{Streams, refusal, serve, session_service, soon};
+use crate::handlers::{self, LONG, agent};
 
 const TTL: Duration = Duration::from_secs(1);
 
@@ -55,15 +56,10 @@ impl LockService for Locks {
         request: Request<pb::AcquireLockRequest>,
     ) -> Result<Response<pb::AcquireLockResponse>, Status> {
         let request = request.into_inner();
-        self.request_ids
-            .lock()
-            .expect("not poisoned")
-            .push(request.request_id);
+        self.request_ids.lock().expect("not poisoned").push(request.request_id);
         let left = self
             .breaks
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
-                left.checked_sub(1)
-            });
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if left.is_ok() {
             return Err(Status::unavailable("broken"));
         }
@@ -81,11 +77,7 @@ impl LockService for Locks {
         let renewals = *self.renewals.lock().expect("not poisoned");
         match renewals {
             Renewals::Unavailable => Err(Status::unavailable("not now")),
-            Renewals::Stale => Err(refusal(
-                Code::FailedPrecondition,
-                Reason::StaleFencingToken,
-                &[],
-            )),
+            Renewals::Stale => Err(refusal(Code::FailedPrecondition, Reason::StaleFencingToken, &[])),
             Renewals::Granted => {
                 self.renewed.fetch_add(1, Ordering::SeqCst);
                 let lock = Self::lock(request.into_inner().resource_id);
@@ -106,10 +98,7 @@ impl LockService for Locks {
         Ok(Response::new(Default::default()))
     }
 
-    async fn get_lock(
-        &self,
-        _request: Request<pb::GetLockRequest>,
-    ) -> Result<Response<pb::GetLockResponse>, Status> {
+    async fn get_lock(&self, _request: Request<pb::GetLockRequest>) -> Result<Response<pb::GetLockResponse>, Status> {
         let metadata = [("resource_id", "r")];
         Err(refusal(Code::NotFound, Reason::LockNotFound, &metadata))
     }
@@ -122,14 +111,18 @@ impl LockService for Locks {
     }
 }
 
-async fn locks() -> (Locks, Client) {
-    let locks = Locks {
+fn new_locks() -> Locks {
+    Locks {
         renewals: Arc::new(Mutex::new(Renewals::Granted)),
         renewed: Arc::default(),
         released: Arc::default(),
         breaks: Arc::default(),
         request_ids: Arc::default(),
-    };
+    }
+}
+
+async fn locks() -> (Locks, Client) {
+    let locks = new_locks();
     let service = LockServiceServer::new(locks.clone());
     let (_, client) = serve(tonic::transport::Server::builder().add_service(service)).await;
     (locks, client)
@@ -228,4 +221,83 @@ async fn a_refusal_brings_its_reason_and_metadata() {
         (error.reason(), error.get("resource_id")),
         (Reason::LockNotFound, Some("r"))
     );
+}
+
+/// A server of locks and sessions.
+async fn locks_and_sessions() -> (Locks, Client, Streams) {
+    let locks = new_locks();
+    let (sessions, streams) = session_service();
+    let router = tonic::transport::Server::builder().add_service(sessions);
+    let (_, client) = serve(router.add_service(LockServiceServer::new(locks.clone()))).await;
+    (locks, client, streams)
+}
+
+#[tokio::test]
+async fn a_lock_that_the_server_takes_away_is_lost_at_once() {
+    let (_server, client, mut streams) = locks_and_sessions().await;
+    let agent = agent(&client).build().start().expect("an agent");
+    let stream = streams.welcomed("s1", handlers::TTL).await;
+    soon(agent.ready()).await.expect("online");
+    let guard = agent
+        .client()
+        .expect("a client")
+        .locks()
+        .acquire("r")
+        .await
+        .expect("a lock");
+    let lost = pb::connect_notice::LockLost {
+        resource_id: "r".into(),
+        fencing_token: 7,
+    };
+    let notice = Some(pb::connect_notice::Notice::LockLost(lost));
+    stream.answer(0, Down::Notice(pb::ConnectNotice { notice }));
+    assert_eq!(soon(guard.lost()).await.kind(), Kind::Lost);
+    assert!(!guard.is_held());
+}
+
+#[tokio::test]
+async fn a_lock_ends_with_its_session() {
+    let (_server, client, mut streams) = locks_and_sessions().await;
+    let agent = agent(&client).build().start().expect("an agent");
+    let stream = streams.welcomed("s1", handlers::TTL).await;
+    soon(agent.ready()).await.expect("online");
+    let guard = agent
+        .client()
+        .expect("a client")
+        .locks()
+        .acquire("r")
+        .await
+        .expect("a lock");
+    stream.end(refusal(Code::FailedPrecondition, Reason::SessionEnded, &[]));
+    soon(guard.lost()).await;
+}
+
+#[tokio::test]
+async fn a_completion_under_a_lock_carries_its_guard_and_keeps_it_until_it_is_answered() {
+    async fn locked(task: TaskContext, _number: i64) -> Result<(), TaskFailure> {
+        let lock = task.lock("r").await?;
+        task.complete_under(lock);
+        Ok(())
+    }
+    let (server, client, mut streams) = locks_and_sessions().await;
+    let _agent = agent(&client)
+        .capability("work", locked)
+        .build()
+        .start()
+        .expect("an agent");
+    let mut stream = streams.welcomed("s1", handlers::TTL).await;
+    stream.assign("t", 1, "1", LONG);
+    let (number, result) = stream.result().await;
+    assert_eq!(
+        result.guards,
+        [pb::Guard {
+            resource_id: "r".into(),
+            fencing_token: 7
+        }]
+    );
+    tokio::time::timeout(TTL / 5, stream.next_frame())
+        .await
+        .expect_err("it waits for the answer");
+    assert_eq!(server.released.load(Ordering::SeqCst), 0);
+    handlers::complete(&stream, number);
 }

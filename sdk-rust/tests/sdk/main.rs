@@ -3,4 +3,6 @@
 mod agent;
 mod calls;
 mod fake;
+mod handlers;
 mod locks;
+mod sessions;
