@@ -104,19 +104,26 @@ impl Driver {
             agent = self.config.agent_id(),
             "the session may be over: handlers are told to stop"
         );
+        // Whoever is told to stop finds everything else changed already.
+        self.status.send_replace(Snapshot {
+            status: Status::Doubtful,
+            scope: None,
+        });
         if let Some(session) = &mut self.session {
             session.doubted = true;
             session.scope.over().cancel();
         }
         self.cancel_all(CancelCause::SessionLost);
-        self.status.send_replace(Snapshot {
-            status: Status::Doubtful,
-            scope: None,
-        });
     }
 
     /// The session is over: what was held is gone, and nobody waits for what was said.
     pub(crate) fn session_over(&mut self) {
+        self.register_id = request_id();
+        // Whoever is told to stop finds everything else changed already.
+        self.status.send_replace(Snapshot {
+            status: Status::Connecting,
+            scope: None,
+        });
         if let Some(session) = self.session.take() {
             session.scope.over().cancel();
         }
@@ -127,10 +134,5 @@ impl Driver {
                 let _told = reply.send(Err(Error::lost("the session is over")));
             }
         }
-        self.register_id = request_id();
-        self.status.send_replace(Snapshot {
-            status: Status::Connecting,
-            scope: None,
-        });
     }
 }
