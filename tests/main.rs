@@ -1,1 +1,8 @@
-fn main() {}
+//! The black-box suite: every test speaks gRPC to the real binary, on every composition of store and bus that there is.
+//!
+//! `scripts/test` runs it with a private Postgres and Redis. Without `DRUMLINE_TEST_POSTGRES` it runs on the embedded store alone.
+
+mod events;
+mod house;
+mod state;
+mod support;

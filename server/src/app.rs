@@ -8,8 +8,9 @@ use crate::config::Limits;
 use crate::lane::Lanes;
 use crate::sessions::beats::Beats;
 use crate::store::Store;
-use crate::sweep::Sweep;
+use crate::sweep::{Due, Sweep};
 use crate::tail::Tail;
+use crate::time::Time;
 
 /// A server's parts, as the doors see them.
 pub struct App {
@@ -31,12 +32,12 @@ impl App {
     /// Puts a server together over a store and starts what runs beside the calls.
     pub fn start(store: Store, limits: Limits) -> Arc<App> {
         let beats = Beats::new();
-        let (sweep, due) = Sweep::new();
+        let due = Due::new();
         let observers: Vec<crate::tail::Observer> = vec![beats.observer(), due.observer()];
         let tail = Tail::new(store.clone(), observers);
         let lanes = Lanes::new(store.clone(), tail.clone());
         let draining = CancellationToken::new();
-        sweep.start(store.clone(), lanes.clone(), beats.clone(), draining.clone());
+        Sweep::start(due, store.clone(), lanes.clone(), || Time(0), draining.clone());
         Arc::new(App {
             store,
             lanes,

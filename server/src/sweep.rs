@@ -1,31 +1,369 @@
-//! Timers: what is due is looked at again, in bounded jobs, and nothing is done while nothing is due.
+//! Timers: what is due is looked at again, and nothing is done while nothing is due.
+//!
+//! Rows say when they want to be looked at (`due_at`), and commits say the earliest of what they changed, so the sweeper sleeps
+//! until something is due. It finds the rows that are due in the store, and gives each to its room in a job of its own: one that fails
+//! hinders no other. Old events and answered requests go the same way, in bounded chunks.
+//!
+//! Failure: a store that is not there is tried again; a job that finds its row changed does nothing.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::lane::Lanes;
-use crate::sessions::beats::Beats;
-use crate::store::Store;
+use crate::error::Refusal;
+use crate::events::{self, Event};
+use crate::lane::{Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
+use crate::locks::{self, Lock, Waiter};
+use crate::registry::{self, Agent};
+use crate::sessions::{self, Session};
+use crate::store::row::Row;
+use crate::store::{Head, Selection, Store};
 use crate::tail::Observer;
+use crate::tasks::{self, Task};
+use crate::time::Time;
+use crate::workflows::{self, Workflow};
 
-/// The timers of a server, before they run.
-pub struct Sweep;
+/// How many rows of a table one round looks at.
+const ROUND: usize = 256;
+/// How long after something failed it is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long an answer to a request is kept.
+const REQUEST_RETENTION: Duration = Duration::from_secs(3_600);
+/// Old rows are deleted this much later than they could be, so that they go many at a time.
+const LAZINESS: Duration = Duration::from_secs(60);
+/// The sweeper never looks again sooner than this.
+const BREATH: Duration = Duration::from_millis(2);
 
-/// Hears of what becomes due.
-pub struct Due;
+/// When each namespace is to be looked at again.
+#[derive(Clone, Default)]
+pub struct Due {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    next: Mutex<HashMap<Arc<str>, Time>>,
+    earlier: Notify,
+}
 
 impl Due {
+    /// Nothing is due.
+    pub fn new() -> Due {
+        Due::default()
+    }
+
     /// What keeps the timers in step with what is committed.
     pub fn observer(&self) -> Observer {
-        Box::new(|_commit| {})
+        let due = self.clone();
+        Box::new(move |commit| {
+            let retention = commit.head.now + events::rules::RETENTION + LAZINESS;
+            due.note(&commit.namespace, commit.next_due.unwrap_or(retention).min(retention));
+        })
+    }
+
+    /// Notes that a namespace wants to be looked at, at the latest by then.
+    fn note(&self, namespace: &Arc<str>, at: Time) {
+        let mut next = self.shared.next.lock().expect("no panic under this lock");
+        let earlier = next.get(namespace).is_none_or(|known| at < *known);
+        if earlier {
+            next.insert(Arc::clone(namespace), at);
+            drop(next);
+            self.shared.earlier.notify_one();
+        }
+    }
+
+    /// The namespaces that are due, which are then forgotten, and how long until the next is.
+    fn take(&self, now: Time) -> (Vec<Arc<str>>, Option<Duration>) {
+        let mut next = self.shared.next.lock().expect("no panic under this lock");
+        let due: Vec<Arc<str>> = next
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(namespace, _)| Arc::clone(namespace))
+            .collect();
+        for namespace in &due {
+            next.remove(namespace);
+        }
+        let wait = next.values().min().map(|at| at.since(now));
+        (due, wait)
     }
 }
 
+/// The sweeper of a server.
+#[derive(Clone)]
+pub struct Sweep {
+    due: Due,
+    store: Store,
+    lanes: Lanes,
+    /// The end of the last time in which clients could not reach the server.
+    gap_end: Arc<dyn Fn() -> Time + Send + Sync>,
+}
+
+/// What one round found.
+struct Round {
+    /// When the next row is due.
+    next: Option<Time>,
+    /// Whether something failed.
+    failed: bool,
+}
+
 impl Sweep {
-    /// Timers, and what tells them of commits.
-    pub fn new() -> (Sweep, Due) {
-        (Sweep, Due)
+    /// Starts sweeping, until the server is draining.
+    pub fn start(
+        due: Due,
+        store: Store,
+        lanes: Lanes,
+        gap_end: impl Fn() -> Time + Send + Sync + 'static,
+        draining: CancellationToken,
+    ) {
+        let sweep = Sweep {
+            due,
+            store,
+            lanes,
+            gap_end: Arc::new(gap_end),
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sweep.run() => {}
+                () = draining.cancelled() => {}
+            }
+        });
     }
 
-    /// Starts them.
-    pub fn start(self, _store: Store, _lanes: Lanes, _beats: Beats, _draining: CancellationToken) {}
+    async fn run(&self) {
+        // What became due while no server was there is due now.
+        loop {
+            match self.store.namespaces().await {
+                Ok(namespaces) => {
+                    for namespace in namespaces {
+                        self.due.note(&namespace.into(), Time(0));
+                    }
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the sweeper cannot read the namespaces");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+        loop {
+            let (namespaces, wait) = self.due.take(Time::of_this_machine());
+            let rounds = namespaces.iter().map(|namespace| self.sweep(namespace));
+            futures::future::join_all(rounds).await;
+            if namespaces.is_empty() {
+                let wait = wait.unwrap_or(Duration::from_secs(3_600)).max(BREATH);
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = self.due.shared.earlier.notified() => {}
+                }
+            }
+        }
+    }
+
+    /// Looks at what is due in a namespace, and notes when to look again.
+    async fn sweep(&self, namespace: &Arc<str>) {
+        let now = Time::of_this_machine();
+        match self.round(namespace, now).await {
+            Ok(Round { failed: true, .. }) => self.due.note(namespace, now + RETRY),
+            Ok(Round { next: Some(next), .. }) => self.due.note(namespace, next.max(Time::of_this_machine() + BREATH)),
+            Ok(Round { next: None, .. }) => {}
+            Err(refusal) => {
+                tracing::warn!(%namespace, %refusal, "a sweep failed");
+                self.due.note(namespace, now + RETRY);
+            }
+        }
+    }
+
+    async fn round(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
+        let gap_end = (self.gap_end)();
+        let mut rounds = vec![
+            self.rows::<Session>(
+                namespace,
+                now,
+                Session::BY_DUE,
+                |row| row.due_at,
+                |world, key| world.sessions.want(key),
+                move |world, row| sessions::rules::due(world, &row.session_id),
+            )
+            .await?,
+            self.rows::<Lock>(
+                namespace,
+                now,
+                Lock::BY_DUE,
+                |row| Some(row.due_at),
+                |world, key| world.locks.want(key),
+                move |world, row| locks::rules::lock_due(world, &row.resource_id, gap_end),
+            )
+            .await?,
+            self.rows::<Waiter>(
+                namespace,
+                now,
+                Waiter::BY_DUE,
+                |row| Some(row.due_at),
+                |world, key| world.waiters.want(key),
+                move |world, row| locks::rules::waiter_due(world, &row.resource_id, row.place),
+            )
+            .await?,
+            self.rows::<Task>(
+                namespace,
+                now,
+                Task::BY_DUE,
+                |row| row.due_at,
+                |world, key| world.tasks.want(key),
+                move |world, row| tasks::rules::due(world, &row.task_id, gap_end),
+            )
+            .await?,
+            self.rows::<Workflow>(
+                namespace,
+                now,
+                Workflow::BY_DUE,
+                |row| row.due_at,
+                |world, key| world.workflows.want(key),
+                move |world, row| workflows::rules::due(world, &row.workflow_id),
+            )
+            .await?,
+            self.rows::<Agent>(
+                namespace,
+                now,
+                Agent::BY_DUE,
+                |row| row.due_at,
+                |world, key| world.agents.want(key),
+                move |world, row| registry::rules::due(world, &row.agent_id),
+            )
+            .await?,
+        ];
+        rounds.push(self.old_events(namespace, now).await?);
+        rounds.push(self.old_requests(namespace, now).await?);
+        Ok(Round {
+            next: rounds.iter().filter_map(|round| round.next).min(),
+            failed: rounds.iter().any(|round| round.failed),
+        })
+    }
+
+    /// Gives each row of a table that is due to its room.
+    async fn rows<R: Row>(
+        &self,
+        namespace: &Arc<str>,
+        now: Time,
+        index: usize,
+        due_at: impl Fn(&R) -> Option<Time>,
+        want: fn(&mut World, &R::Key),
+        rule: impl Fn(&mut World, &R) -> Decision<()> + Clone + Send + 'static,
+    ) -> Result<Round, Refusal> {
+        let selection = Selection {
+            index,
+            prefix: Vec::new(),
+            after: None,
+            limit: ROUND + 1,
+            backwards: false,
+        };
+        let (_, rows) = self
+            .store
+            .select::<R>(namespace, selection)
+            .await
+            .map_err(|error| refusal_of(&error))?;
+        let (due, later): (Vec<R>, Vec<R>) = rows
+            .into_iter()
+            .partition(|row| due_at(row).is_some_and(|at| at <= now));
+        // If there are more than one round takes, the next begins at once.
+        let next = if due.len() > ROUND {
+            Some(now)
+        } else {
+            later.first().and_then(&due_at)
+        };
+        let jobs = due.into_iter().take(ROUND).map(|row| {
+            let (rule, key) = (rule.clone(), row.key());
+            self.lanes.run(
+                Call::internal(namespace, Urgency::High),
+                move |world| want(world, &key),
+                move |world| rule(world, &row),
+            )
+        });
+        let outcomes = futures::future::join_all(jobs).await;
+        let mut failed = false;
+        for refusal in outcomes.into_iter().filter_map(Result::err) {
+            tracing::warn!(%namespace, table = R::TABLE.name, %refusal, "a row that is due could not be looked at");
+            failed = true;
+        }
+        Ok(Round { next, failed })
+    }
+
+    /// Deletes events that are no longer kept.
+    async fn old_events(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
+        let (head, oldest) = self.oldest::<Event>(namespace, Event::PRIMARY).await?;
+        let retention = events::rules::RETENTION;
+        let at = oldest.as_ref().map(|event| event.at);
+        let Some(oldest) = oldest.filter(|event| event.at + retention + LAZINESS <= now) else {
+            return Ok(Round {
+                next: oldest_due(at, retention),
+                failed: false,
+            });
+        };
+        let before = oldest.position - 1;
+        let last = events::rpc::position_before(&self.store, namespace, now - retention, before, head.position).await?;
+        loop {
+            let forgotten = self
+                .lanes
+                .run(
+                    Call::internal(namespace, Urgency::Low),
+                    |_| {},
+                    move |world| events::rules::forget(world, last),
+                )
+                .await?;
+            if forgotten.answer {
+                return Ok(Round {
+                    next: Some(now + LAZINESS),
+                    failed: false,
+                });
+            }
+        }
+    }
+
+    /// Deletes answers to requests that are no longer kept.
+    async fn old_requests(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
+        let retention = REQUEST_RETENTION;
+        loop {
+            let (_, oldest) = self.oldest::<RequestRecord>(namespace, RequestRecord::BY_AGE).await?;
+            let (_, batch) = self
+                .oldest::<crate::lane::BatchRecord>(namespace, crate::lane::BatchRecord::BY_AGE)
+                .await?;
+            let at = [oldest.map(|row| row.at), batch.map(|row| row.at)]
+                .into_iter()
+                .flatten()
+                .min();
+            if at.is_none_or(|at| at + retention + LAZINESS > now) {
+                return Ok(Round {
+                    next: oldest_due(at, retention),
+                    failed: false,
+                });
+            }
+            let before = now - retention;
+            let call = Call::internal(namespace, Urgency::Low);
+            self.lanes
+                .run(call, |_| {}, move |world| events::rules::forget_requests(world, before))
+                .await?;
+        }
+    }
+
+    async fn oldest<R: Row>(&self, namespace: &str, index: usize) -> Result<(Head, Option<R>), Refusal> {
+        let selection = Selection {
+            index,
+            prefix: Vec::new(),
+            after: None,
+            limit: 1,
+            backwards: false,
+        };
+        let (head, mut rows) = self
+            .store
+            .select::<R>(namespace, selection)
+            .await
+            .map_err(|error| refusal_of(&error))?;
+        Ok((head, rows.pop()))
+    }
+}
+
+fn oldest_due(at: Option<Time>, retention: Duration) -> Option<Time> {
+    at.map(|at| at + retention + LAZINESS)
 }

@@ -56,6 +56,12 @@ impl Check {
         id.to_owned()
     }
 
+    /// The session that the caller says that it acts under.
+    pub fn session_id(&mut self, session_id: String) -> Option<String> {
+        self.optional_id("session_id", &session_id);
+        (!session_id.is_empty()).then_some(session_id)
+    }
+
     /// Text of at most `most` bytes, without U+0000.
     pub fn text(&mut self, field: &str, text: &str, most: usize) -> String {
         if text.len() > most {

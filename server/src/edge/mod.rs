@@ -4,7 +4,9 @@
 pub mod check;
 pub mod page;
 pub mod payload;
+pub mod server;
 pub mod status;
+pub mod stream;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

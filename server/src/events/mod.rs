@@ -6,6 +6,7 @@
 pub mod rpc;
 pub mod rules;
 pub mod store;
+pub mod subscribe;
 
 use std::time::Duration;
 

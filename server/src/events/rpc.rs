@@ -1,1 +1,396 @@
-//! The door.
+//! The door of the events room.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drumline_proto::v1;
+use drumline_proto::v1::event_service_server::EventService;
+use futures::Stream;
+use tonic::{Request, Response, Status};
+
+use super::rules::{self, Publication, RESERVED, RETENTION};
+use super::{Draft, Event, EventIdRecord, position_of_made_id, subscribe};
+use crate::app::App;
+use crate::edge::Context;
+use crate::edge::check::Check;
+use crate::edge::page::{self, Page};
+use crate::edge::payload;
+use crate::error::{Reason, Refusal};
+use crate::lane::{Urgency, refusal_of};
+use crate::store::row::Value;
+use crate::store::{Selection, Store};
+use crate::tail::{Cursor, Filter, Pattern};
+use crate::time::Time;
+
+/// The service.
+pub struct Events {
+    app: Arc<App>,
+}
+
+impl Events {
+    /// The service of a server.
+    pub fn new(app: Arc<App>) -> Events {
+        Events { app }
+    }
+}
+
+/// An event for the wire.
+pub fn to_proto(event: &Event, epoch: i64) -> v1::Event {
+    v1::Event {
+        event_id: event.id(),
+        event_type: event.event_type.clone(),
+        schema_version: event.schema_version.clone(),
+        source_agent: event.source_agent.clone(),
+        target_agent: event.target_agent.clone(),
+        subject: event.subject.clone(),
+        payload: event.payload.as_ref().map(payload::to_proto),
+        timestamp: Some(payload::timestamp(event.at)),
+        correlation_id: event.correlation_id.clone(),
+        causation_id: event.causation_id.clone(),
+        priority: event.priority,
+        ttl: event
+            .expire_at
+            .map(|expire_at| payload::duration(expire_at.since(event.at))),
+        position: event.position,
+        cursor: Cursor {
+            epoch,
+            position: event.position,
+        }
+        .encode(),
+        traceparent: event.traceparent.clone(),
+    }
+}
+
+/// How many events one call may publish.
+const MAX_EVENTS: usize = 1_000;
+
+fn draft(app: &App, context: &Context, check: &mut Check, index: usize, event: v1::NewEvent) -> Draft {
+    let field = |name: &str| format!("events[{index}].{name}");
+    let event_type = check.id(&field("event_type"), &event.event_type);
+    if event_type.split('.').any(str::is_empty) || event_type.contains('*') {
+        check.violation(field("event_type"), "must be words with dots between them, without `*`");
+    }
+    if let Some(prefix) = event_type.split('.').next().filter(|prefix| RESERVED.contains(prefix)) {
+        let message = format!("events of types under `{prefix}.` are made by the server alone");
+        check.refusal(Refusal::new(Reason::EventTypeReserved, message).with("event_type", &event_type));
+    }
+    let ttl = check.optional_duration(&field("ttl"), event.ttl);
+    if ttl.is_some_and(|ttl| ttl < Duration::from_millis(1)) {
+        check.violation(field("ttl"), "must be at least 1 ms");
+    }
+    let given_id = check.optional_id(&field("event_id"), &event.event_id);
+    Draft {
+        given_id: (!given_id.is_empty()).then_some(given_id),
+        event_type,
+        schema_version: check.text(&field("schema_version"), &event.schema_version, 255),
+        source_agent: String::new(),
+        target_agent: check.optional_id(&field("target_agent"), &event.target_agent),
+        subject: check.optional_id(&field("subject"), &event.subject),
+        payload: check
+            .take(payload::from_proto(&field("payload"), event.payload, &app.limits))
+            .flatten(),
+        correlation_id: check.optional_id(&field("correlation_id"), &event.correlation_id),
+        causation_id: check.optional_id(&field("causation_id"), &event.causation_id),
+        priority: event.priority,
+        ttl: ttl.map(|ttl| ttl.min(RETENTION)),
+        traceparent: context.traceparent.clone(),
+    }
+}
+
+/// Publishes events.
+pub async fn publish_events(
+    app: &App,
+    context: &Context,
+    request: v1::PublishEventsRequest,
+) -> Result<v1::PublishEventsResponse, Refusal> {
+    let urgency = if request.events.len() > 16 {
+        Urgency::Low
+    } else {
+        Urgency::Normal
+    };
+    let call = context.call("PublishEvents", &request.request_id, &request, urgency);
+    let mut check = Check::default();
+    check.optional_id("request_id", &request.request_id);
+    if request.events.is_empty() || request.events.len() > MAX_EVENTS {
+        check.violation(
+            "events",
+            format!("has {} events, must have 1 to {MAX_EVENTS}", request.events.len()),
+        );
+    }
+    let events = request.events.into_iter().take(MAX_EVENTS).enumerate();
+    let drafts = events
+        .map(|(index, event)| draft(app, context, &mut check, index, event))
+        .collect();
+    let publication = Publication {
+        drafts,
+        guards: payload::guards(&mut check, request.guards),
+        session_id: check.session_id(request.session_id),
+    };
+    check.finish()?;
+    let reads = publication.clone();
+    let committed = app
+        .lanes
+        .run(
+            call,
+            move |world| rules::want_publish(world, &reads),
+            move |world| rules::publish(world, &publication),
+        )
+        .await?;
+    let published = committed.answer.into_iter().map(|published| v1::PublishedEvent {
+        event_id: published.event_id,
+        position: published.position,
+        duplicate: published.duplicate,
+    });
+    Ok(v1::PublishEventsResponse {
+        events: published.collect(),
+        position: committed.position,
+        cursor: Cursor {
+            epoch: committed.epoch,
+            position: committed.position,
+        }
+        .encode(),
+    })
+}
+
+/// A filter from the wire.
+pub fn filter(check: &mut Check, filter: Option<v1::EventFilter>) -> Filter {
+    let filter = filter.unwrap_or_default();
+    if filter.event_types.len() > 100 {
+        check.violation("filter.event_types", "has more than 100 patterns");
+    }
+    for (index, pattern) in filter.event_types.iter().enumerate().take(100) {
+        check.id(&format!("filter.event_types[{index}]"), pattern);
+    }
+    let mut optional = |field: &str, text: &str| {
+        let text = check.optional_id(field, text);
+        (!text.is_empty()).then_some(text)
+    };
+    Filter {
+        types: filter
+            .event_types
+            .iter()
+            .take(100)
+            .map(|text| Pattern::new(text))
+            .collect(),
+        source: optional("filter.source_agent", &filter.source_agent),
+        target: optional("filter.target_agent", &filter.target_agent),
+        correlation: optional("filter.correlation_id", &filter.correlation_id),
+        causation: None,
+        subject: None,
+        subject_prefix: optional("filter.subject_prefix", &filter.subject_prefix).unwrap_or_default(),
+        minimum_priority: filter.minimum_priority,
+    }
+}
+
+/// Reads events after a position, or before one, at most `limit`.
+pub(super) async fn read(
+    store: &Store,
+    namespace: &str,
+    from: i64,
+    limit: usize,
+    backwards: bool,
+) -> Result<(i64, Vec<Event>), Refusal> {
+    let after = Some(vec![Value::Int(from)]);
+    let selection = Selection {
+        index: Event::PRIMARY,
+        prefix: Vec::new(),
+        after,
+        limit,
+        backwards,
+    };
+    let (head, events) = store
+        .select::<Event>(namespace, selection)
+        .await
+        .map_err(|error| refusal_of(&error))?;
+    Ok((head.position, events))
+}
+
+/// The position before the first event at or after a time. Positions are gapless and time does not run backwards, so halving finds it.
+pub async fn position_before(
+    store: &Store,
+    namespace: &str,
+    time: Time,
+    beginning: i64,
+    end: i64,
+) -> Result<i64, Refusal> {
+    let (mut before, mut at_or_after) = (beginning, end + 1);
+    while at_or_after - before > 1 {
+        let middle = before + (at_or_after - before) / 2;
+        let event = store
+            .get::<Event>(namespace, &middle)
+            .await
+            .map_err(|error| refusal_of(&error))?;
+        match event {
+            Some(event) if event.at >= time => at_or_after = middle,
+            // What is missing in the middle has been deleted meanwhile, so it is old.
+            _ => before = middle,
+        }
+    }
+    Ok(at_or_after - 1)
+}
+
+/// How many events one call of `ListEvents` looks at.
+const SCAN: usize = 5_000;
+
+struct Listing {
+    filter: Filter,
+    from: i64,
+    start_time: Option<Time>,
+    end_time: Option<Time>,
+    newest_first: bool,
+    page: Page,
+    name: String,
+}
+
+async fn listing(app: &App, context: &Context, request: v1::ListEventsRequest) -> Result<Listing, Refusal> {
+    let name = format!(
+        "events/{:?}/{:?}/{:?}/{}",
+        request.filter, request.start_time, request.end_time, request.newest_first
+    );
+    let page = Page::new(request.page_size, &request.page_token, &name)?;
+    let mut check = Check::default();
+    let filter = filter(&mut check, request.filter);
+    if !request.after_cursor.is_empty() && request.start_position != 0 {
+        check.violation("start_position", "cannot be given together with after_cursor");
+    }
+    if request.start_position < 0 {
+        check.violation("start_position", "must not be negative");
+    }
+    check.finish()?;
+    let feed = app.tail.feed(&context.namespace).await?;
+    let start_time = request.start_time.map(payload::time);
+    let from = if let Some(Value::Int(position)) = page.after.as_ref().and_then(|after| after.first()) {
+        *position
+    } else if !request.after_cursor.is_empty() {
+        feed.check(Cursor::decode(&request.after_cursor, "after_cursor")?)?
+    } else if request.start_position > 0 {
+        feed.check_kept(request.start_position - 1)?;
+        request.start_position - 1
+    } else if request.newest_first {
+        i64::MAX
+    } else if let Some(time) = start_time {
+        position_before(&app.store, &context.namespace, time, feed.beginning(), feed.position()).await?
+    } else {
+        feed.beginning()
+    };
+    let end_time = request.end_time.map(payload::time);
+    Ok(Listing {
+        filter,
+        from,
+        start_time,
+        end_time,
+        newest_first: request.newest_first,
+        page,
+        name,
+    })
+}
+
+/// Lists events.
+pub async fn list_events(
+    app: &App,
+    context: &Context,
+    request: v1::ListEventsRequest,
+) -> Result<v1::ListEventsResponse, Refusal> {
+    let listing = listing(app, context, request).await?;
+    let feed = app.tail.feed(&context.namespace).await?;
+    let (epoch, now) = (feed.epoch(), Time::of_this_machine());
+    let mut response = v1::ListEventsResponse::default();
+    let (mut reached, mut bytes, mut looked_at) = (listing.from, 0, 0);
+    'pages: loop {
+        let limit = listing.page.size.clamp(64, 500);
+        let (_, events) = read(&app.store, &context.namespace, reached, limit, listing.newest_first).await?;
+        let exhausted = events.len() < limit;
+        for event in events {
+            let before_start = listing.start_time.is_some_and(|time| event.at < time);
+            let after_end = listing.end_time.is_some_and(|time| event.at >= time);
+            if (listing.newest_first && before_start) || (!listing.newest_first && after_end) {
+                break 'pages;
+            }
+            reached = event.position;
+            looked_at += 1;
+            if !before_start && !after_end && !event.is_expired(now) && listing.filter.matches(&event) {
+                bytes += event.payload.as_ref().map_or(0, |payload| payload.len()) + 200;
+                response.events.push(to_proto(&event, epoch));
+            }
+            let full = response.events.len() == listing.page.size || bytes > app.limits.max_message_bytes / 2;
+            if full || looked_at == SCAN {
+                response.next_page_token = page::token(&[Value::Int(reached)], &listing.name);
+                break 'pages;
+            }
+        }
+        if exhausted {
+            break;
+        }
+    }
+    let seen = if listing.newest_first { feed.position() } else { reached };
+    response.cursor = Cursor { epoch, position: seen }.encode();
+    Ok(response)
+}
+
+/// Finds an event by its id.
+pub async fn get_event(app: &App, context: &Context, request: v1::GetEventRequest) -> Result<v1::Event, Refusal> {
+    let mut check = Check::default();
+    let event_id = check.id("event_id", &request.event_id);
+    check.finish()?;
+    let record = app.store.get::<EventIdRecord>(&context.namespace, &event_id).await;
+    let record = record.map_err(|error| refusal_of(&error))?;
+    let position = record
+        .map(|record| record.position)
+        .or_else(|| position_of_made_id(&event_id));
+    let event = match position {
+        None => None,
+        Some(position) => {
+            let event = app.store.get::<Event>(&context.namespace, &position).await;
+            event.map_err(|error| refusal_of(&error))?
+        }
+    };
+    let now = Time::of_this_machine();
+    let event = event
+        .filter(|event| event.id() == event_id && !event.is_expired(now))
+        .ok_or_else(|| {
+            Refusal::new(Reason::EventNotFound, format!("there is no event {event_id}")).with("event_id", &event_id)
+        })?;
+    let epoch = app.tail.feed(&context.namespace).await?.epoch();
+    Ok(to_proto(&event, epoch))
+}
+
+#[tonic::async_trait]
+impl EventService for Events {
+    async fn publish_events(
+        &self,
+        request: Request<v1::PublishEventsRequest>,
+    ) -> Result<Response<v1::PublishEventsResponse>, Status> {
+        let context = Context::new(&request, &request.get_ref().namespace)?;
+        Ok(Response::new(
+            publish_events(&self.app, &context, request.into_inner()).await?,
+        ))
+    }
+
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<v1::SubscribeResponse, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let context = Context::new(&request, &request.get_ref().namespace)?;
+        let stream = subscribe::subscribe(Arc::clone(&self.app), context, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<v1::ListEventsRequest>,
+    ) -> Result<Response<v1::ListEventsResponse>, Status> {
+        let context = Context::new(&request, &request.get_ref().namespace)?;
+        Ok(Response::new(
+            list_events(&self.app, &context, request.into_inner()).await?,
+        ))
+    }
+
+    async fn get_event(&self, request: Request<v1::GetEventRequest>) -> Result<Response<v1::GetEventResponse>, Status> {
+        let context = Context::new(&request, &request.get_ref().namespace)?;
+        let event = get_event(&self.app, &context, request.into_inner()).await?;
+        Ok(Response::new(v1::GetEventResponse { event: Some(event) }))
+    }
+}

@@ -176,10 +176,12 @@ fn sign(world: &mut World, before: &Head) {
     let first_position = before.position + 1;
     let last_position = world.head().position;
     let batch_id = uuid::Uuid::now_v7().to_string();
+    let at = world.now();
     world.batches.put(BatchRecord {
         batch_id,
         first_position,
         last_position,
+        at,
     });
     let epoch = world.head().epoch;
     if epoch > before.epoch {

@@ -13,6 +13,8 @@ mod job;
 mod queue;
 pub mod store;
 mod table;
+#[cfg(test)]
+mod table_tests;
 mod world;
 
 use std::collections::HashMap;
@@ -74,6 +76,8 @@ pub struct BatchRecord {
     pub first_position: i64,
     /// The last position of its events; one less than the first if it has none.
     pub last_position: i64,
+    /// When it was committed.
+    pub at: Time,
 }
 
 /// What a batch changed, as the tail hands it on. The rows spare those who wait a look at the store; a reader that has none

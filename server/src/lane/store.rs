@@ -26,6 +26,7 @@ row! {
     BatchRecord: String = "batches" (batch_id: String) {
         first_position: i64,
         last_position: i64,
+        at: Time,
     }
-    index BY_POSITION = "batches_by_position": () -> (last_position, batch_id);
+    index BY_AGE = "batches_by_age": () -> (at, batch_id);
 }

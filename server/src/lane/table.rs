@@ -33,21 +33,23 @@ impl From<Refusal> for Halt {
 /// What a rule returns.
 pub type Decision<T> = Result<T, Halt>;
 
-/// A known row, or a key that is known to be free.
-#[derive(Clone)]
+/// What is known of a key.
 struct Slot<R> {
+    /// The row as it is now; none if the key is free.
     row: Option<Arc<R>>,
-    /// What the store has, as far as is known.
-    stored: Stored,
     changed: bool,
+    stored: Stored<R>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Stored {
-    Present,
+/// What the store has, as far as is known.
+enum Stored<R> {
+    Present(Arc<R>),
     Absent,
     Unknown,
 }
+
+/// What a key was before a change: its row and whether it had been changed; nothing if it had not.
+type Before<R> = Option<Option<Arc<R>>>;
 
 /// Up to where the rows of an index under one prefix are loaded.
 #[derive(Clone, PartialEq)]
@@ -68,7 +70,7 @@ pub struct WorkTable<R: Row> {
     wanted_selections: Vec<Selection>,
     /// The keys of the plan that is being loaded.
     loading: Vec<R::Key>,
-    undo: Vec<(R::Key, Option<Slot<R>>)>,
+    undo: Vec<(R::Key, Before<R>)>,
     /// Whether the table is all there is: nothing is ever loaded.
     whole: bool,
 }
@@ -115,9 +117,9 @@ impl<R: Row> WorkTable<R> {
     /// The row with this key, if there is one.
     pub fn get(&mut self, key: &R::Key) -> Decision<Option<Arc<R>>> {
         match self.slots.get(key) {
-            Some(slot) if slot.row.is_some() || slot.stored != Stored::Unknown || slot.changed => Ok(slot.row.clone()),
-            _ if self.whole => Ok(None),
-            _ => {
+            Some(slot) => Ok(slot.row.clone()),
+            None if self.whole => Ok(None),
+            None => {
                 self.wanted_keys.insert(key.clone());
                 Err(Halt::Load)
             }
@@ -195,7 +197,7 @@ impl<R: Row> WorkTable<R> {
 
     /// Makes the key free.
     pub fn remove(&mut self, key: &R::Key) {
-        if !matches!(self.slots.get(key), Some(slot) if slot.row.is_none() && slot.stored == Stored::Absent) {
+        if !matches!(self.slots.get(key), Some(slot) if slot.row.is_none()) {
             self.set(key.clone(), None);
         }
     }
@@ -209,34 +211,28 @@ impl<R: Row> WorkTable<R> {
     }
 
     fn set(&mut self, key: R::Key, row: Option<Arc<R>>) {
-        let before = self.slots.get(&key).cloned();
-        let stored = match &before {
-            Some(slot) => slot.stored,
-            None if self.whole => Stored::Absent,
-            None => Stored::Unknown,
-        };
-        self.replace(
-            &key,
-            Some(Slot {
-                row,
-                stored,
-                changed: true,
-            }),
-        );
+        let before = self
+            .slots
+            .get(&key)
+            .filter(|slot| slot.changed)
+            .map(|slot| slot.row.clone());
+        self.replace(&key, row, true);
         self.undo.push((key, before));
     }
 
-    /// Sets a slot and keeps the indexes in step.
-    fn replace(&mut self, key: &R::Key, slot: Option<Slot<R>>) {
-        let new_row = slot.as_ref().and_then(|slot| slot.row.clone());
-        let old = match slot {
-            Some(slot) => self.slots.insert(key.clone(), slot),
-            None => self.slots.remove(key),
-        };
-        let old_row = old.and_then(|slot| slot.row);
+    /// Makes a row the one that is now, and keeps the indexes in step.
+    fn replace(&mut self, key: &R::Key, row: Option<Arc<R>>, changed: bool) {
+        let stored = if self.whole { Stored::Absent } else { Stored::Unknown };
+        let slot = self.slots.entry(key.clone()).or_insert(Slot {
+            row: None,
+            changed,
+            stored,
+        });
+        slot.changed = changed;
+        let old = std::mem::replace(&mut slot.row, row.clone());
         for (index, rows) in R::TABLE.indexes.iter().zip(&mut self.indexes) {
-            let old_place = old_row.as_ref().and_then(|row| row.place(index));
-            let new_place = new_row.as_ref().and_then(|row| row.place(index));
+            let old_place = old.as_ref().and_then(|row| row.place(index));
+            let new_place = row.as_ref().and_then(|row| row.place(index));
             if old_place != new_place {
                 if let Some(place) = old_place {
                     rows.remove(&place);
@@ -253,11 +249,19 @@ impl<R: Row> WorkTable<R> {
         self.undo.len()
     }
 
-    /// Undoes what was changed since the mark.
+    /// Undoes what was changed since the mark. What was loaded since then stays.
     pub(super) fn undo_to(&mut self, mark: usize) {
         while self.undo.len() > mark {
             let (key, before) = self.undo.pop().expect("longer than the mark");
-            self.replace(&key, before);
+            match (before, self.slots.get(&key).map(|slot| &slot.stored)) {
+                (Some(row), _) => self.replace(&key, row, true),
+                (None, Some(Stored::Present(row))) => self.replace(&key, Some(Arc::clone(row)), false),
+                (None, Some(Stored::Absent)) => self.replace(&key, None, false),
+                (None, _) => {
+                    self.replace(&key, None, false);
+                    self.slots.remove(&key);
+                }
+            }
         }
     }
 
@@ -299,10 +303,10 @@ impl<R: Row> WorkTable<R> {
         for key in std::mem::take(&mut self.loading) {
             let slot = self.slots.entry(key).or_insert(Slot {
                 row: None,
-                stored: Stored::Absent,
                 changed: false,
+                stored: Stored::Absent,
             });
-            if slot.stored == Stored::Unknown {
+            if matches!(slot.stored, Stored::Unknown) {
                 slot.stored = Stored::Absent;
             }
         }
@@ -311,16 +315,14 @@ impl<R: Row> WorkTable<R> {
 
     fn take_in(&mut self, row: R) {
         let key = row.key();
-        match self.slots.get_mut(&key) {
-            Some(slot) => slot.stored = Stored::Present,
-            None => {
-                let slot = Slot {
-                    row: Some(Arc::new(row)),
-                    stored: Stored::Present,
-                    changed: false,
-                };
-                self.replace(&key, Some(slot));
-            }
+        let row = Arc::new(row);
+        if !self.slots.contains_key(&key) {
+            self.replace(&key, Some(Arc::clone(&row)), false);
+        }
+        if let Some(slot) = self.slots.get_mut(&key)
+            && matches!(slot.stored, Stored::Unknown)
+        {
+            slot.stored = Stored::Present(row);
         }
     }
 
@@ -346,7 +348,7 @@ impl<R: Row> WorkTable<R> {
             deletes: Vec::new(),
         };
         for (key, slot) in changed {
-            match (&slot.row, slot.stored) {
+            match (&slot.row, &slot.stored) {
                 (Some(row), Stored::Absent) => save.inserts.push(row.columns()),
                 (Some(row), _) => save.upserts.push(row.columns()),
                 (None, Stored::Absent) => {}

@@ -6,6 +6,7 @@
 pub mod rpc;
 pub mod rules;
 pub mod store;
+pub mod watch;
 
 use crate::payload::Payload;
 use crate::time::Time;

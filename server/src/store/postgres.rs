@@ -11,6 +11,9 @@ impl Postgres {
     pub async fn read(&self, namespace: &str, plan: Plan) -> Result<(Head, Rows), StoreError> {
         todo!()
     }
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        todo!()
+    }
     pub fn epoch(&self) -> i64 {
         todo!()
     }

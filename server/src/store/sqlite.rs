@@ -11,6 +11,12 @@ impl Sqlite {
     pub async fn read(&self, namespace: &str, plan: Plan) -> Result<(Head, Rows), StoreError> {
         todo!()
     }
+    pub fn open(dir: &std::path::Path) -> Result<Self, StoreError> {
+        todo!()
+    }
+    pub fn open_ephemeral() -> Result<Self, StoreError> {
+        todo!()
+    }
     pub fn epoch(&self) -> i64 {
         todo!()
     }

@@ -159,16 +159,13 @@ impl Feed {
         self.position.subscribe()
     }
 
-    /// Checks that everything after a cursor can be served, and returns its position.
+    /// Checks that what a cursor saw did happen, and returns its position.
     ///
     /// # Errors
-    /// CURSOR_OUT_OF_RANGE: expired, ahead of the log, or from an epoch whose end was lost.
-    pub fn check(&self, cursor: Cursor) -> Result<i64, Refusal> {
+    /// CURSOR_OUT_OF_RANGE: ahead of the log, or from an epoch whose end was lost.
+    pub fn check_history(&self, cursor: Cursor) -> Result<i64, Refusal> {
         let state = self.lock();
-        let earliest = Cursor {
-            epoch: state.epoch,
-            position: state.first_position - 1,
-        };
+        let earliest = state.earliest();
         let next_epoch = state.epochs.iter().find(|record| record.epoch > cursor.epoch);
         if next_epoch.is_some_and(|record| cursor.position >= record.first_position) {
             let message = "the cursor is from an epoch whose end was lost: what it saw may not have happened";
@@ -182,7 +179,27 @@ impl Feed {
                 state.position,
             ));
         }
-        if cursor.position < earliest.position {
+        Ok(cursor.position)
+    }
+
+    /// Checks that every event after a cursor can be served, and returns its position.
+    ///
+    /// # Errors
+    /// CURSOR_OUT_OF_RANGE: expired, ahead of the log, or from an epoch whose end was lost.
+    pub fn check(&self, cursor: Cursor) -> Result<i64, Refusal> {
+        let position = self.check_history(cursor)?;
+        self.check_kept(position)?;
+        Ok(position)
+    }
+
+    /// Checks that every event after a position is kept.
+    ///
+    /// # Errors
+    /// CURSOR_OUT_OF_RANGE.
+    pub fn check_kept(&self, position: i64) -> Result<(), Refusal> {
+        let state = self.lock();
+        let earliest = state.earliest();
+        if position < earliest.position {
             return Err(out_of_range(
                 "EXPIRED",
                 "events after the cursor are no longer kept",
@@ -190,7 +207,7 @@ impl Feed {
                 state.position,
             ));
         }
-        Ok(cursor.position)
+        Ok(())
     }
 
     /// The position before the oldest event that is kept.
@@ -218,6 +235,14 @@ impl Feed {
 }
 
 impl State {
+    /// A cursor at the beginning of what is kept.
+    fn earliest(&self) -> Cursor {
+        Cursor {
+            epoch: self.epoch,
+            position: self.first_position - 1,
+        }
+    }
+
     fn note(&mut self, commit: &Commit) {
         let first_position = self.position.max(commit.head.position - commit.events.len() as i64) + 1;
         self.position = self.position.max(commit.head.position);
@@ -262,6 +287,11 @@ impl Subscription {
     /// The next event if it is there already.
     pub fn try_next(&mut self) -> Option<Delivery> {
         self.receiver.try_recv().ok()
+    }
+
+    /// Whether the reader was cut off because it did not keep up; what it was sent before can still be read.
+    pub fn is_cut_off(&self) -> bool {
+        self.receiver.is_closed()
     }
 
     /// Whether nothing is waiting to be read.

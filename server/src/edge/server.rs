@@ -1,0 +1,121 @@
+//! The port: every service, health and reflection behind one listener.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drumline_proto::v1;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::app::App;
+
+/// How many calls may be under way on one connection.
+const MAX_CONCURRENT_STREAMS: u32 = 8_192;
+/// Flow-control windows: measured, together with the number of streams, to be worth several times the defaults under load.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// Listens on an address.
+///
+/// # Errors
+/// When the address is taken or not this machine's.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Serves until the server is draining and the calls under way are finished.
+///
+/// # Errors
+/// When the transport fails.
+pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::transport::Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let names = service_names();
+    for name in &names {
+        health
+            .set_service_status(name, tonic_health::ServingStatus::Serving)
+            .await;
+    }
+    let most = app.limits.max_message_bytes;
+    macro_rules! service {
+        ($module:ident :: $server:ident, $service:expr) => {
+            v1::$module::$server::new($service)
+                .max_decoding_message_size(most)
+                .max_encoding_message_size(usize::MAX)
+        };
+    }
+    let routes = Server::builder()
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .add_service(health_service)
+        .add_service(reflection_v1())
+        .add_service(reflection_v1alpha())
+        .add_service(service!(
+            event_service_server::EventServiceServer,
+            crate::events::rpc::Events::new(Arc::clone(&app))
+        ))
+        .add_service(service!(
+            state_service_server::StateServiceServer,
+            crate::state::rpc::States::new(Arc::clone(&app))
+        ));
+
+    let draining = app.draining.clone();
+    let stop = async move {
+        draining.cancelled().await;
+        for name in &names {
+            health
+                .set_service_status(name, tonic_health::ServingStatus::NotServing)
+                .await;
+        }
+    };
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    routes.serve_with_incoming_shutdown(incoming, stop).await
+}
+
+/// The names that health knows: every service, and the empty name for the server as a whole.
+fn service_names() -> Vec<String> {
+    let mut names = vec![String::new()];
+    for service in ["Event", "State", "Lock", "Registry", "Session", "Task", "Workflow"] {
+        names.push(format!("drumline.v1.{service}Service"));
+    }
+    names
+}
+
+fn reflection_v1()
+-> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
+    reflection_builder()
+        .build_v1()
+        .expect("the descriptors were compiled with the program")
+}
+
+fn reflection_v1alpha()
+-> tonic_reflection::server::v1alpha::ServerReflectionServer<impl tonic_reflection::server::v1alpha::ServerReflection> {
+    reflection_builder()
+        .build_v1alpha()
+        .expect("the descriptors were compiled with the program")
+}
+
+fn reflection_builder() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(drumline_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Resolves when the process is asked to stop.
+pub async fn termination() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
