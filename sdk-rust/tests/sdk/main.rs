@@ -1,0 +1,8 @@
+//! The SDK against a server that does what each test tells it to: what a real one would do only on a bad day.
+
+mod agent;
+mod calls;
+mod fake;
+mod handlers;
+mod locks;
+mod sessions;
