@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use drumline_proto::v1;
 use tonic::transport::Channel;
 
-pub use server::{Composition, Server};
-
 /// Where a test plays: a server, and a namespace that nobody else uses.
 #[derive(Clone)]
 pub struct Stage {

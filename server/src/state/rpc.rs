@@ -68,12 +68,12 @@ fn version_to_proto(document: &Document, version: &Version) -> v1::State {
 /// The session that a request names, if it names one.
 fn put_command(app: &App, context: &Context, request: v1::PutStateRequest) -> Result<Write, Refusal> {
     let mut check = Check::default();
+    if request.payload.is_none() {
+        check.violation("payload", "must be set; to delete a document, use DeleteState");
+    }
     let payload = check
         .take(payload::from_proto("payload", request.payload, &app.limits))
         .flatten();
-    if payload.is_none() {
-        check.violation("payload", "must be set; to delete a document, use DeleteState");
-    }
     if request.expected_version.is_some_and(|version| version < 0) {
         check.violation("expected_version", "must not be negative");
     }
