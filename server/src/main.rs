@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary. Everything it can do is in the library, under `cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    drumline_server::cli::main()
+}
