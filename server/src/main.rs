@@ -1,20 +1,7 @@
-//! The one binary.
+//! The binary. Everything it can do is in the library, under `cli`.
 
-use clap::Parser;
+use std::process::ExitCode;
 
-#[derive(Parser)]
-#[command(version, about)]
-enum Cli {
-    /// Run a server
-    Serve(drumline_server::cli::serve::ServeArgs),
-}
-
-#[tokio::main]
-async fn main() {
-    let Cli::Serve(args) = Cli::parse();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    if let Err(error) = drumline_server::cli::serve::run(args).await {
-        eprintln!("error: {error}");
-        std::process::exit(1);
-    }
+fn main() -> ExitCode {
+    drumline_server::cli::main()
 }

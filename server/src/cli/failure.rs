@@ -1,0 +1,186 @@
+//! How a command fails: one line on standard error, and an exit code.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use drumline::{Kind, Reason};
+use tonic::Code;
+
+use super::human;
+use super::serve::ServeError;
+
+/// Refused, or ended otherwise than well.
+const REFUSED: u8 = 1;
+/// The arguments are wrong.
+const USAGE: u8 = 2;
+/// The server cannot be reached, or cannot answer now.
+const UNAVAILABLE: u8 = 3;
+
+/// Why a command ends otherwise than well.
+#[derive(Debug)]
+pub enum Failure {
+    /// The server refused it, could not be reached, or what was waited for ended badly.
+    Call(Box<drumline::Error>),
+    /// The arguments cannot be.
+    Usage(String),
+    /// Anything else, in a sentence.
+    Other(String),
+    /// What was waited for has not come in time.
+    Late(String),
+    /// There is nothing to say: only the code.
+    Code(u8),
+}
+
+impl Failure {
+    /// A failure in a sentence.
+    pub fn message(text: impl Into<String>) -> Failure {
+        Failure::Other(text.into())
+    }
+
+    /// Arguments that cannot be.
+    pub fn usage(text: impl Into<String>) -> Failure {
+        Failure::Usage(text.into())
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        match self {
+            Failure::Call(error) => call_code(error),
+            Failure::Usage(_) => USAGE,
+            Failure::Other(_) => REFUSED,
+            Failure::Late(_) => UNAVAILABLE,
+            Failure::Code(code) => *code,
+        }
+    }
+
+    /// Says it on standard error, and returns the exit code.
+    pub fn report(&self) -> ExitCode {
+        if let Some(line) = self.line() {
+            // Where standard error is gone there is nobody to tell.
+            let _told = writeln!(io::stderr(), "error: {line}");
+        }
+        ExitCode::from(self.code())
+    }
+
+    /// The line for people; none where there is nothing to say.
+    fn line(&self) -> Option<String> {
+        let text = match self {
+            Failure::Call(error) => call_line(error),
+            Failure::Usage(text) | Failure::Other(text) | Failure::Late(text) => text.clone(),
+            Failure::Code(_) => return None,
+        };
+        Some(human::one_line(&text))
+    }
+}
+
+fn call_code(error: &drumline::Error) -> u8 {
+    match error.kind() {
+        Kind::Config => USAGE,
+        Kind::Transport | Kind::Deadline => UNAVAILABLE,
+        Kind::Refused => match error.code() {
+            Code::Unavailable | Code::ResourceExhausted | Code::Unknown | Code::DeadlineExceeded => UNAVAILABLE,
+            _ => REFUSED,
+        },
+        _ => REFUSED,
+    }
+}
+
+/// `LOCK_HELD: the lock is held (holder_id=a, queue_length=0)`.
+fn call_line(error: &drumline::Error) -> String {
+    let mut line = match error.reason() {
+        Reason::Unspecified if error.kind() == Kind::Refused => format!("{:?}: {}", error.code(), error.message()),
+        _ => error.to_string(),
+    };
+    let violations = error
+        .violations()
+        .iter()
+        .map(|violation| (violation.field.as_str(), violation.description.as_str()));
+    let mut metadata: Vec<_> = error
+        .metadata()
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    metadata.sort_unstable();
+    let details: Vec<String> = metadata
+        .into_iter()
+        .chain(violations)
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    if !details.is_empty() {
+        line.push_str(&format!(" ({})", details.join(", ")));
+    }
+    line
+}
+
+impl From<drumline::Error> for Failure {
+    fn from(error: drumline::Error) -> Failure {
+        Failure::Call(Box::new(error))
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Failure {
+        match error {
+            ServeError::Exposed(_) | ServeError::Config(_) => Failure::Usage(error.to_string()),
+            _ => Failure::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Failure {
+        drumline::Error::from(status).into()
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            // The reader has seen enough, as in `| head`.
+            io::ErrorKind::BrokenPipe => Failure::Code(0),
+            _ => Failure::Other(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    fn refused(code: Code, reason: &str, metadata: &[(&str, &str)]) -> Failure {
+        let metadata = metadata
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let details = ErrorDetails::with_error_info(
+            reason,
+            "drumline",
+            metadata.collect::<std::collections::HashMap<_, _>>(),
+        );
+        tonic::Status::with_error_details(code, "no", details).into()
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_with_its_metadata() {
+        let failure = refused(
+            Code::Aborted,
+            "LOCK_HELD",
+            &[("queue_length", "0"), ("holder_id", "a\nb")],
+        );
+        assert_eq!(
+            failure.line().as_deref(),
+            Some("LOCK_HELD: no (holder_id=a b, queue_length=0)")
+        );
+        assert_eq!(failure.code(), REFUSED);
+    }
+
+    #[test]
+    fn scripts_can_tell_the_codes_apart() {
+        assert_eq!(refused(Code::Unavailable, "DRAINING", &[]).code(), UNAVAILABLE);
+        assert_eq!(refused(Code::ResourceExhausted, "OVERLOADED", &[]).code(), UNAVAILABLE);
+        assert_eq!(Failure::from(tonic::Status::unavailable("gone")).code(), UNAVAILABLE);
+        assert_eq!(Failure::usage("x").code(), USAGE);
+        let pipe = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((pipe.code(), pipe.line()), (0, None));
+    }
+}
