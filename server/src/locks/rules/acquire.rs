@@ -50,7 +50,10 @@ pub enum Acquired {
     /// The caller has it.
     Held(Lock),
     /// The caller waits in the queue.
-    Queued,
+    Queued {
+        /// The agent that it waits as; empty without a session.
+        agent_id: String,
+    },
 }
 
 /// Says what [`acquire`] will read.
@@ -96,8 +99,9 @@ pub fn acquire(world: &mut World, wish: &Acquire) -> Decision<Acquired> {
         }
         Some(lock) if wish.wait.is_zero() => Err(in_the_way(Reason::LockHeld, &wish.resource_id, Some(&lock)).into()),
         Some(lock) => {
+            let agent_id = claim.agent_id.clone();
             queue::join(world, &lock, claim)?;
-            Ok(Acquired::Queued)
+            Ok(Acquired::Queued { agent_id })
         }
     }
 }
@@ -196,7 +200,8 @@ fn repeated(world: &mut World, wish: &Acquire, claim: &Waiter) -> Decision<Optio
         queued_at: waiter.queued_at,
         ..claim.clone()
     });
-    Ok(Some(Acquired::Queued))
+    let agent_id = claim.agent_id.clone();
+    Ok(Some(Acquired::Queued { agent_id }))
 }
 
 /// The lease that a repeated request has already. What nobody had taken is this call's, and lapses if this call goes too; what an
