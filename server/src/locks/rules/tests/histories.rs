@@ -401,8 +401,10 @@ impl History {
     /// Nobody says anything any more: everything ends by itself.
     fn settle(&mut self) {
         for number in 0..SESSIONS {
+            let before = self.world.waiters.known();
             self.kill(number);
             self.bury(number);
+            self.read_log(&before);
         }
         for _ in 0..400 {
             let before = self.world.waiters.known();
