@@ -61,6 +61,10 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
             crate::events::rpc::Events::new(Arc::clone(&app))
         ))
         .add_service(service!(
+            lock_service_server::LockServiceServer,
+            crate::locks::rpc::Locks::new(Arc::clone(&app))
+        ))
+        .add_service(service!(
             state_service_server::StateServiceServer,
             crate::state::rpc::States::new(Arc::clone(&app))
         ));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drumline_proto::v1;
+use drumline_proto::v1::lock_service_server::LockService;
 use tonic::{Request, Response, Status};
 
 use super::rules::{self, Acquire, Release, Renewal};
@@ -28,20 +29,20 @@ const MAX_ATTEMPT_TOKEN: usize = 512;
 /// How many locks are looked at for one page of a list that is filtered by agent.
 const SCAN: usize = 1_000;
 
-/// `LockService`.
-pub struct LockService {
+/// The service.
+pub struct Locks {
     app: Arc<App>,
 }
 
-impl LockService {
+impl Locks {
     /// The service of a server.
-    pub fn new(app: Arc<App>) -> LockService {
-        LockService { app }
+    pub fn new(app: Arc<App>) -> Locks {
+        Locks { app }
     }
 }
 
 #[tonic::async_trait]
-impl v1::lock_service_server::LockService for LockService {
+impl LockService for Locks {
     async fn acquire_lock(
         &self,
         request: Request<v1::AcquireLockRequest>,
