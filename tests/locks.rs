@@ -199,32 +199,32 @@ async fn a_cancelled_call_leaves_the_queue() {
 #[tokio::test]
 async fn a_storm_of_cancelled_calls_leaves_nothing_behind() {
     on_every_composition(|stage| async move {
-        let mut calls = Vec::new();
-        for number in 0..400u64 {
-            let request = match number % 2 {
-                0 => wish(&stage, "r", "storm"),
-                _ => waiting(&stage, "r", "storm"),
+        let calls = (0..400u64).map(|number| {
+            let stage = stage.clone();
+            // An answer that crosses its cancellation on the way is nobody's: such a lease ends by itself.
+            let request = v1::AcquireLockRequest {
+                ttl: duration(Duration::from_secs(3)),
+                wait_timeout: (number % 2 == 0).then(|| duration(LONG)).flatten(),
+                ..wish(&stage, "r", "storm")
             };
-            let storm = call(&stage, request);
-            calls.push(tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_micros(number * 37 % 9_000)).await;
-                storm.abort();
-                storm.await
-            }));
+            tokio::spawn(async move {
+                let mut storm = call(&stage, request);
+                let patience = Duration::from_micros(number * 37 % 30_000);
+                let Ok(answer) = tokio::time::timeout(patience, &mut storm).await else {
+                    storm.abort();
+                    return None;
+                };
+                let token = token(&answer.expect("no panic").ok()?);
+                release(&stage, "r", token).await.unwrap();
+                Some(token)
+            })
+        });
+        let calls: Vec<_> = calls.collect();
+        let mut answered = HashSet::new();
+        for call in calls {
+            answered.extend(call.await.unwrap());
         }
-        // Who was answered before it was cancelled has the lock and must say so.
-        let answered: HashSet<i64> = {
-            let mut answered = HashSet::new();
-            for call in calls {
-                if let Ok(Ok(Ok(answer))) = call.await {
-                    answered.insert(token(&answer));
-                }
-            }
-            answered
-        };
-        for token in &answered {
-            let _ = release(&stage, "r", *token).await;
-        }
+        assert!(!answered.is_empty(), "a storm in which nothing succeeds shows nothing");
         let last = soon("the lock", acquire(&stage, waiting(&stage, "r", "after")))
             .await
             .unwrap();
@@ -439,7 +439,7 @@ async fn a_thousand_wait_for_one_lock_and_each_has_it_once() {
 #[tokio::test]
 async fn a_server_that_was_killed_knows_its_locks_and_its_tokens_go_on() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::start(dir.path(), "127.0.0.1:0");
     let stage = Stage::new(&server.address).await;
     let held = hold(&stage, "held", "a").await;
     let released = hold(&stage, "released", "a").await;
@@ -449,7 +449,7 @@ async fn a_server_that_was_killed_knows_its_locks_and_its_tokens_go_on() {
     let (listen, namespace) = (server.listen_address().to_owned(), stage.ns());
     server.kill();
 
-    let server = Server::start_at(dir.path(), &listen);
+    let server = Server::start(dir.path(), &listen);
     let stage = Stage {
         namespace,
         ..Stage::new(&server.address).await
@@ -469,7 +469,7 @@ async fn a_server_that_was_killed_knows_its_locks_and_its_tokens_go_on() {
 #[tokio::test]
 async fn a_call_that_waits_is_told_that_the_server_stops() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::start(dir.path(), "127.0.0.1:0");
     let stage = Stage::new(&server.address).await;
     hold(&stage, "r", "a").await;
     let waits = call(&stage, waiting(&stage, "r", "b"));
