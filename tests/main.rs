@@ -4,5 +4,6 @@
 
 mod events;
 mod house;
+mod locks;
 mod state;
 mod support;

@@ -149,7 +149,7 @@ CREATE INDEX sessions_by_life ON sessions (namespace, life, session_id);
 
 -- Locks --------------------------------------------------------------------------------------------------------------
 
--- Leases, kept after their end for the sake of their fencing token.
+-- Leases: a row is there while somebody holds the lock or waits for it.
 CREATE TABLE locks (
     namespace text COLLATE "C" NOT NULL,
     resource_id text COLLATE "C" NOT NULL,
@@ -162,7 +162,9 @@ CREATE TABLE locks (
     acquired_at bigint NOT NULL,
     due_at bigint NOT NULL,
     request_id text COLLATE "C" NOT NULL,
+    call_id text COLLATE "C" NOT NULL,
     queue_length bigint NOT NULL,
+    next_place bigint NOT NULL,
     untaken bigint NOT NULL,
     correlation_id text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, resource_id)
@@ -176,7 +178,7 @@ CREATE TABLE lock_waiters (
     namespace text COLLATE "C" NOT NULL,
     resource_id text COLLATE "C" NOT NULL,
     place bigint NOT NULL,
-    waiter_id text COLLATE "C" NOT NULL,
+    call_id text COLLATE "C" NOT NULL,
     holder_id text COLLATE "C" NOT NULL,
     agent_id text COLLATE "C" NOT NULL,
     session_id text COLLATE "C",
@@ -190,7 +192,7 @@ CREATE TABLE lock_waiters (
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX lock_waiters_by_due ON lock_waiters (namespace, due_at, resource_id, place);
 CREATE INDEX lock_waiters_by_session ON lock_waiters (namespace, session_id, resource_id, place) WHERE session_id IS NOT NULL;
-CREATE INDEX lock_waiters_by_id ON lock_waiters (namespace, waiter_id, resource_id, place);
+CREATE INDEX lock_waiters_by_call ON lock_waiters (namespace, call_id, resource_id, place);
 CREATE INDEX lock_waiters_by_request ON lock_waiters (namespace, resource_id, request_id, place);
 
 -- State --------------------------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ CREATE INDEX sessions_by_life ON sessions (namespace, life, session_id);
 
 -- Locks --------------------------------------------------------------------------------------------------------------
 
--- Leases, kept after their end for the sake of their fencing token.
+-- Leases: a row is there while somebody holds the lock or waits for it.
 CREATE TABLE locks (
     namespace TEXT NOT NULL,
     resource_id TEXT NOT NULL,
@@ -162,7 +162,9 @@ CREATE TABLE locks (
     acquired_at INTEGER NOT NULL,
     due_at INTEGER NOT NULL,
     request_id TEXT NOT NULL,
+    call_id TEXT NOT NULL,
     queue_length INTEGER NOT NULL,
+    next_place INTEGER NOT NULL,
     untaken INTEGER NOT NULL,
     correlation_id TEXT NOT NULL,
     PRIMARY KEY (namespace, resource_id)
@@ -176,7 +178,7 @@ CREATE TABLE lock_waiters (
     namespace TEXT NOT NULL,
     resource_id TEXT NOT NULL,
     place INTEGER NOT NULL,
-    waiter_id TEXT NOT NULL,
+    call_id TEXT NOT NULL,
     holder_id TEXT NOT NULL,
     agent_id TEXT NOT NULL,
     session_id TEXT,
@@ -190,7 +192,7 @@ CREATE TABLE lock_waiters (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX lock_waiters_by_due ON lock_waiters (namespace, due_at, resource_id, place);
 CREATE INDEX lock_waiters_by_session ON lock_waiters (namespace, session_id, resource_id, place) WHERE session_id IS NOT NULL;
-CREATE INDEX lock_waiters_by_id ON lock_waiters (namespace, waiter_id, resource_id, place);
+CREATE INDEX lock_waiters_by_call ON lock_waiters (namespace, call_id, resource_id, place);
 CREATE INDEX lock_waiters_by_request ON lock_waiters (namespace, resource_id, request_id, place);
 
 -- State --------------------------------------------------------------------------------------------------------------

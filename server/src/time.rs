@@ -19,10 +19,34 @@ impl Time {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// As people and JSON have it: RFC 3339, in UTC, with microseconds.
+    pub fn rfc3339(self) -> String {
+        let seconds = self.0.div_euclid(1_000_000);
+        let micros = self.0.rem_euclid(1_000_000);
+        let (year, month, day) = civil_date(seconds.div_euclid(86_400));
+        let second = seconds.rem_euclid(86_400);
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+    }
+
     /// Milliseconds since the Unix epoch.
     pub fn millis(self) -> i64 {
         self.0.div_euclid(1_000)
     }
+}
+
+/// The date of a day counted from 1970-01-01. Years are counted from March, so that the leap day is a year's last.
+fn civil_date(day: i64) -> (i64, i64, i64) {
+    let day = day + 719_468;
+    let era = day.div_euclid(146_097);
+    let day_of_era = day.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
 }
 
 /// A duration in microseconds; one too long to count is the longest.
@@ -41,5 +65,18 @@ impl Sub<Duration> for Time {
     type Output = Time;
     fn sub(self, duration: Duration) -> Time {
         Time(self.0.saturating_sub(micros(duration)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_its_date() {
+        assert_eq!(Time(0).rfc3339(), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(Time(-1).rfc3339(), "1969-12-31T23:59:59.999999Z");
+        assert_eq!(Time(951_825_600_000_000).rfc3339(), "2000-02-29T12:00:00.000000Z");
+        assert_eq!(Time(1_798_761_599_000_001).rfc3339(), "2026-12-31T23:59:59.000001Z");
     }
 }

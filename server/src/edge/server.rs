@@ -13,6 +13,9 @@ use crate::app::App;
 
 /// How many calls may be under way on one connection.
 const MAX_CONCURRENT_STREAMS: u32 = 8_192;
+/// How many calls may be cancelled before the server has so much as looked at them. The default of 20 ends a connection, with all else
+/// on it, when a busy client cancels a handful of calls at once.
+const MAX_PENDING_RESETS: usize = 4_096;
 /// Flow-control windows: measured, together with the number of streams, to be worth several times the defaults under load.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -49,6 +52,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
     }
     let routes = Server::builder()
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -59,6 +63,10 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
         .add_service(service!(
             event_service_server::EventServiceServer,
             crate::events::rpc::Events::new(Arc::clone(&app))
+        ))
+        .add_service(service!(
+            lock_service_server::LockServiceServer,
+            crate::locks::rpc::Locks::new(Arc::clone(&app))
         ))
         .add_service(service!(
             state_service_server::StateServiceServer,

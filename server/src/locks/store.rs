@@ -17,7 +17,9 @@ row! {
         acquired_at: Time,
         due_at: Time,
         request_id: String,
+        call_id: String,
         queue_length: i32,
+        next_place: i64,
         untaken: bool,
         correlation_id: String,
     }
@@ -28,7 +30,7 @@ row! {
 
 row! {
     Waiter: (String, i64) = "lock_waiters" (resource_id: String, place: i64) {
-        waiter_id: String,
+        call_id: String,
         holder_id: String,
         agent_id: String,
         session_id: Option<String>,
@@ -42,6 +44,6 @@ row! {
     index BY_RESOURCE = "lock_waiters_by_resource": (resource_id) -> (place);
     index BY_DUE = "lock_waiters_by_due": () -> (due_at, resource_id, place);
     index BY_SESSION = "lock_waiters_by_session": (session_id) -> (resource_id, place);
-    index BY_ID = "lock_waiters_by_id": (waiter_id) -> (resource_id, place);
+    index BY_CALL = "lock_waiters_by_call": (call_id) -> (resource_id, place);
     index BY_REQUEST = "lock_waiters_by_request": (resource_id, request_id) -> (place);
 }
