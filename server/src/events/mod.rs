@@ -3,6 +3,7 @@
 //! Every room appends to the log through [`crate::lane::World::emit`]; this room publishes what clients say, and serves
 //! the log from the store and the tail. An event points at inputs and results rather than copy them.
 
+pub mod list;
 pub mod rpc;
 pub mod rules;
 pub mod store;

@@ -10,16 +10,13 @@ use futures::Stream;
 use tonic::{Request, Response, Status};
 
 use super::rules::{self, Publication, RESERVED, RETENTION};
-use super::{Draft, Event, EventIdRecord, position_of_made_id, subscribe};
+use super::{Draft, Event, EventIdRecord, list, position_of_made_id, subscribe};
 use crate::app::App;
 use crate::edge::Context;
 use crate::edge::check::Check;
-use crate::edge::page::{self, Page};
 use crate::edge::payload;
 use crate::error::{Reason, Refusal};
 use crate::lane::{Urgency, refusal_of};
-use crate::store::row::Value;
-use crate::store::{Selection, Store};
 use crate::tail::{Cursor, Filter, Pattern};
 use crate::time::Time;
 
@@ -183,151 +180,6 @@ pub fn filter(check: &mut Check, filter: Option<v1::EventFilter>) -> Filter {
     }
 }
 
-/// Reads events after a position, or before one, at most `limit`.
-pub(super) async fn read(
-    store: &Store,
-    namespace: &str,
-    from: i64,
-    limit: usize,
-    backwards: bool,
-) -> Result<(i64, Vec<Event>), Refusal> {
-    let after = Some(vec![Value::Int(from)]);
-    let selection = Selection {
-        index: Event::PRIMARY,
-        prefix: Vec::new(),
-        after,
-        limit,
-        backwards,
-    };
-    let (head, events) = store
-        .select::<Event>(namespace, selection)
-        .await
-        .map_err(|error| refusal_of(&error))?;
-    Ok((head.position, events))
-}
-
-/// The position before the first event at or after a time. Positions are gapless and time does not run backwards, so halving finds it.
-pub async fn position_before(
-    store: &Store,
-    namespace: &str,
-    time: Time,
-    beginning: i64,
-    end: i64,
-) -> Result<i64, Refusal> {
-    let (mut before, mut at_or_after) = (beginning, end + 1);
-    while at_or_after - before > 1 {
-        let middle = before + (at_or_after - before) / 2;
-        let event = store
-            .get::<Event>(namespace, &middle)
-            .await
-            .map_err(|error| refusal_of(&error))?;
-        match event {
-            Some(event) if event.at >= time => at_or_after = middle,
-            // What is missing in the middle has been deleted meanwhile, so it is old.
-            _ => before = middle,
-        }
-    }
-    Ok(at_or_after - 1)
-}
-
-/// How many events one call of `ListEvents` looks at.
-const SCAN: usize = 5_000;
-
-struct Listing {
-    filter: Filter,
-    from: i64,
-    start_time: Option<Time>,
-    end_time: Option<Time>,
-    newest_first: bool,
-    page: Page,
-    name: String,
-}
-
-async fn listing(app: &App, context: &Context, request: v1::ListEventsRequest) -> Result<Listing, Refusal> {
-    let name = format!(
-        "events/{:?}/{:?}/{:?}/{}",
-        request.filter, request.start_time, request.end_time, request.newest_first
-    );
-    let page = Page::new(request.page_size, &request.page_token, &name)?;
-    let mut check = Check::default();
-    let filter = filter(&mut check, request.filter);
-    if !request.after_cursor.is_empty() && request.start_position != 0 {
-        check.violation("start_position", "cannot be given together with after_cursor");
-    }
-    if request.start_position < 0 {
-        check.violation("start_position", "must not be negative");
-    }
-    check.finish()?;
-    let feed = app.tail.feed(&context.namespace).await?;
-    let start_time = request.start_time.map(payload::time);
-    let from = if let Some(Value::Int(position)) = page.after.as_ref().and_then(|after| after.first()) {
-        *position
-    } else if !request.after_cursor.is_empty() {
-        feed.check(Cursor::decode(&request.after_cursor, "after_cursor")?)?
-    } else if request.start_position > 0 {
-        feed.check_kept(request.start_position - 1)?;
-        request.start_position - 1
-    } else if request.newest_first {
-        i64::MAX
-    } else if let Some(time) = start_time {
-        position_before(&app.store, &context.namespace, time, feed.beginning(), feed.position()).await?
-    } else {
-        feed.beginning()
-    };
-    let end_time = request.end_time.map(payload::time);
-    Ok(Listing {
-        filter,
-        from,
-        start_time,
-        end_time,
-        newest_first: request.newest_first,
-        page,
-        name,
-    })
-}
-
-/// Lists events.
-pub async fn list_events(
-    app: &App,
-    context: &Context,
-    request: v1::ListEventsRequest,
-) -> Result<v1::ListEventsResponse, Refusal> {
-    let listing = listing(app, context, request).await?;
-    let feed = app.tail.feed(&context.namespace).await?;
-    let (epoch, now) = (feed.epoch(), Time::of_this_machine());
-    let mut response = v1::ListEventsResponse::default();
-    let (mut reached, mut bytes, mut looked_at) = (listing.from, 0, 0);
-    'pages: loop {
-        let limit = listing.page.size.clamp(64, 500);
-        let (_, events) = read(&app.store, &context.namespace, reached, limit, listing.newest_first).await?;
-        let exhausted = events.len() < limit;
-        for event in events {
-            let before_start = listing.start_time.is_some_and(|time| event.at < time);
-            let after_end = listing.end_time.is_some_and(|time| event.at >= time);
-            if (listing.newest_first && before_start) || (!listing.newest_first && after_end) {
-                break 'pages;
-            }
-            reached = event.position;
-            looked_at += 1;
-            if !before_start && !after_end && !event.is_expired(now) && listing.filter.matches(&event) {
-                bytes += event.payload.as_ref().map_or(0, |payload| payload.len()) + 200;
-                response.events.push(to_proto(&event, epoch));
-            }
-            let full = response.events.len() == listing.page.size || bytes > app.limits.max_message_bytes / 2;
-            if full || looked_at == SCAN {
-                response.next_page_token = page::token(&[Value::Int(reached)], &listing.name);
-                break 'pages;
-            }
-        }
-        if exhausted {
-            break;
-        }
-    }
-    let seen = if listing.newest_first { feed.position() } else { reached };
-    response.cursor = Cursor { epoch, position: seen }.encode();
-    Ok(response)
-}
-
 /// Finds an event by its id.
 pub async fn get_event(app: &App, context: &Context, request: v1::GetEventRequest) -> Result<v1::Event, Refusal> {
     let mut check = Check::default();
@@ -384,7 +236,7 @@ impl EventService for Events {
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
         let context = Context::new(&request, &request.get_ref().namespace)?;
         Ok(Response::new(
-            list_events(&self.app, &context, request.into_inner()).await?,
+            list::list_events(&self.app, &context, request.into_inner()).await?,
         ))
     }
 

@@ -103,8 +103,10 @@ impl Hall {
         match transaction.commit(world.save()).await {
             Ok(()) => {
                 let commit = Arc::new(world.into_commit());
+                // The tail first: a caller that is answered finds the answer's position in every feed, and what it subscribes to
+                // from now on begins after it.
+                self.tail.publish(Arc::clone(&commit));
                 answer(jobs, &commit.head);
-                self.tail.publish(commit);
                 Ok(())
             }
             Err(StoreError::Refused(cause)) => {

@@ -37,8 +37,8 @@ use crate::workflows::Workflow;
 pub use crate::store::TOKEN_COUNTER_BITS;
 pub use hall::refusal_of;
 pub use job::{Call, Committed, Request};
-use queue::Queue;
 pub use queue::Urgency;
+use queue::{NotTaken, Queue};
 pub use table::{Decision, Halt, WorkTable};
 pub use world::{TABLES, World};
 
@@ -168,14 +168,18 @@ impl Lanes {
         T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
         D: FnMut(&mut World) -> Decision<T> + Send + 'static,
     {
-        let (job, answer) = job::make(&call, reads, decide);
-        let namespace = &call.namespace;
-        let queue = self.queue(namespace);
-        if queue.push(job, call.urgency).is_err() {
-            return Err(
-                Refusal::new(Reason::Overloaded, "the namespace has more to do than it takes on")
-                    .retry_after(std::time::Duration::from_millis(100)),
-            );
+        let (mut job, answer) = job::make(&call, reads, decide);
+        loop {
+            match self.queue(&call.namespace).push(job, call.urgency) {
+                Ok(()) => break,
+                Err(NotTaken::Closed(again)) => job = again,
+                Err(NotTaken::Full) => {
+                    return Err(
+                        Refusal::new(Reason::Overloaded, "the namespace has more to do than it takes on")
+                            .retry_after(std::time::Duration::from_millis(100)),
+                    );
+                }
+            }
         }
         answer
             .await

@@ -38,8 +38,13 @@ struct Waiting {
     closed: bool,
 }
 
-/// The queue takes no more.
-pub(super) struct Full;
+/// The queue did not take a job.
+pub(super) enum NotTaken {
+    /// It takes no more.
+    Full,
+    /// Its lane has stopped meanwhile: the job needs another queue.
+    Closed(Job),
+}
 
 impl Queue {
     pub(super) fn new() -> Queue {
@@ -55,12 +60,15 @@ impl Queue {
     }
 
     /// Adds a job.
-    pub(super) fn push(&self, job: Job, urgency: Urgency) -> Result<(), Full> {
+    pub(super) fn push(&self, job: Job, urgency: Urgency) -> Result<(), NotTaken> {
         let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(NotTaken::Closed(job));
+        }
         let count: usize = waiting.by_urgency.iter().map(VecDeque::len).sum();
         // What frees something is never turned away for those who want something.
-        if count >= MAX_WAITING && urgency != Urgency::High || waiting.closed {
-            return Err(Full);
+        if count >= MAX_WAITING && urgency != Urgency::High {
+            return Err(NotTaken::Full);
         }
         waiting.by_urgency[urgency as usize].push_back(job);
         drop(waiting);

@@ -97,7 +97,7 @@ impl Watch {
                     },
                     () = sleep_until(progress_at) => {
                         let position = self.feed.position();
-                        if changes.is_empty() {
+                        if changes.is_up_to_date() {
                             self.position = self.position.max(position);
                         }
                         self.send_progress(false).await?;

@@ -1,6 +1,6 @@
 //! The feed of one namespace: its readers, found by what an event is about, and where the log is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::{mpsc, watch};
@@ -75,8 +75,10 @@ impl Feed {
         state.first_position = state.first_position.max(head.first_position);
         state.epoch = state.epoch.max(epoch);
         for record in epochs {
-            if state.epochs.iter().all(|known| known.epoch != record.epoch) {
-                state.epochs.push(record);
+            match state.epochs.iter_mut().find(|known| known.epoch == record.epoch) {
+                // The commit that came in between need not be the first of its epoch.
+                Some(known) => known.first_position = known.first_position.min(record.first_position),
+                None => state.epochs.push(record),
             }
         }
         state.epochs.sort_by_key(|record| record.epoch);
@@ -93,12 +95,13 @@ impl Feed {
         }
         let mut state = self.lock();
         state.note(commit);
-        let mut cut_off = Vec::new();
+        let mut cut_off = HashSet::new();
         for event in &commit.events {
             for key in keys_of(event) {
                 for id in state.by_key.get(&key).into_iter().flatten() {
                     let reader = &state.readers[id];
-                    if event.position <= reader.after || !reader.filter.matches(event) {
+                    // Who missed an event gets none after it, even if there is room again.
+                    if event.position <= reader.after || cut_off.contains(id) || !reader.filter.matches(event) {
                         continue;
                     }
                     let delivery = Delivery {
@@ -106,7 +109,7 @@ impl Feed {
                         commit: Some(Arc::clone(commit)),
                     };
                     if reader.sender.try_send(delivery).is_err() {
-                        cut_off.push(*id);
+                        cut_off.insert(*id);
                     }
                 }
             }
@@ -114,8 +117,7 @@ impl Feed {
         for id in cut_off {
             state.remove(id);
         }
-        drop(state);
-        self.position.send_replace(commit.head.position);
+        self.position.send_replace(state.position);
     }
 
     /// Reads from now on: every event after the position that the subscription names.
@@ -294,9 +296,9 @@ impl Subscription {
         self.receiver.is_closed()
     }
 
-    /// Whether nothing is waiting to be read.
-    pub fn is_empty(&self) -> bool {
-        self.receiver.is_empty()
+    /// Whether the reader has seen all that the feed has handed out: nothing is waiting, and nothing was missed.
+    pub fn is_up_to_date(&self) -> bool {
+        self.receiver.is_empty() && !self.receiver.is_closed()
     }
 }
 
