@@ -52,9 +52,17 @@ pub struct Delegation {
 /// # Errors
 /// TASK_EXISTS.
 pub fn delegate(world: &mut World, delegation: Delegation) -> Decision<Task> {
-    let task_id = if delegation.task_id.is_empty() { world.new_id() } else { delegation.task_id.clone() };
+    let task_id = if delegation.task_id.is_empty() {
+        world.new_id()
+    } else {
+        delegation.task_id.clone()
+    };
     if let Some(payload) = delegation.input {
-        world.payloads.put(super::StoredPayload { owner_id: task_id.clone(), role: super::PayloadRole::Input, payload });
+        world.payloads.put(super::StoredPayload {
+            owner_id: task_id.clone(),
+            role: super::PayloadRole::Input,
+            payload,
+        });
     }
     let now = world.now();
     let task = Task {
