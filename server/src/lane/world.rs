@@ -17,7 +17,7 @@ use crate::store::row::{Corrupt, Row};
 use crate::store::{Head, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, TableRows, TableSave, Trim};
 use crate::tasks::{Queue, StoredPayload, Task};
 use crate::time::Time;
-use crate::workflows::{Item, StepRecord, Transition, Workflow};
+use crate::workflows::{Item, StepDefinition, StepRecord, Stretch, Transition, Workflow};
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident: $row:ty),+ $(,)?) => {
@@ -133,8 +133,12 @@ tables! {
     queues: Queue,
     /// Workflows.
     workflows: Workflow,
-    /// Their steps.
+    /// Their steps, as they were given.
+    definitions: StepDefinition,
+    /// Their steps, and what has become of them.
     steps: StepRecord,
+    /// Parts of their lists that have no items yet.
+    stretches: Stretch,
     /// The items of their steps.
     items: Item,
     /// Their histories.

@@ -114,6 +114,8 @@ pub struct Origin {
     pub workflow_id: String,
     /// The step.
     pub step_id: String,
+    /// The step's place in the definition.
+    pub number: i64,
     /// The place of the item.
     pub index: i64,
     /// Its key.

@@ -52,8 +52,58 @@ pub struct Delegation {
 /// # Errors
 /// TASK_EXISTS.
 pub fn delegate(world: &mut World, delegation: Delegation) -> Decision<Task> {
-    let _ = (world, delegation);
-    todo!()
+    let task_id = if delegation.task_id.is_empty() {
+        world.new_id()
+    } else {
+        delegation.task_id.clone()
+    };
+    if let Some(payload) = delegation.input {
+        world.payloads.put(super::StoredPayload {
+            owner_id: task_id.clone(),
+            role: super::PayloadRole::Input,
+            payload,
+        });
+    }
+    let now = world.now();
+    let task = Task {
+        task_id,
+        capability: delegation.capability,
+        target_agent: delegation.target_agent,
+        requirements: crate::store::row::Json(delegation.requirements),
+        excluded: Default::default(),
+        priority: delegation.priority,
+        correlation_id: delegation.correlation_id,
+        parent_task_id: delegation.parent_task_id,
+        caller_agent: delegation.caller_agent,
+        timeout: delegation.timeout,
+        accept_timeout: delegation.accept_timeout,
+        progress_timeout: delegation.progress_timeout,
+        deadline_at: None,
+        retry: crate::store::row::Json(delegation.retry),
+        state: super::TaskState::Pending,
+        queue_id: None,
+        rank: 0,
+        ready_at: now,
+        attempt: 0,
+        failed_attempts: 0,
+        attempt_token: String::new(),
+        agent_id: String::new(),
+        session_id: None,
+        assigned_at: None,
+        accepted_at: None,
+        progressed_at: None,
+        progress: 0,
+        progress_message: String::new(),
+        error: Default::default(),
+        workflow_id: delegation.origin.as_ref().map(|origin| origin.workflow_id.clone()),
+        origin: crate::store::row::Json(delegation.origin),
+        created_at: now,
+        ended_at: None,
+        due_at: None,
+        traceparent: delegation.traceparent,
+    };
+    world.tasks.put(task.clone());
+    Ok(task)
 }
 
 /// Cancels a task that has not ended, by a caller or with its workflow. Does not tell the workflow.
@@ -61,8 +111,13 @@ pub fn delegate(world: &mut World, delegation: Delegation) -> Decision<Task> {
 /// # Errors
 /// TASK_NOT_FOUND, TASK_ENDED.
 pub fn cancel(world: &mut World, task_id: &str, cause: &str) -> Decision<()> {
-    let _ = (world, task_id, cause);
-    todo!()
+    let _ = cause;
+    let task = world.tasks.get(&task_id.to_owned())?.expect("a task");
+    let mut task = (*task).clone();
+    task.state = super::TaskState::Cancelled;
+    task.ended_at = Some(world.now());
+    world.tasks.put(task);
+    Ok(())
 }
 
 /// Puts the tasks of a session that has ended into other hands, at most `limit`; says whether that was all.

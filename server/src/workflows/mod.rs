@@ -1,8 +1,9 @@
 //! Workflows: graphs of tasks that run to their end through the death of any agent or server.
 //!
 //! A workflow moves in the very commits in which its tasks move: a task's end records the item's result, counts on the step, begins
-//! what depended on it and delegates the next items, so a crash at any moment finds a workflow that is whole. Lists expand lazily,
-//! in bounded jobs, with counters on the step. Every transition is in the history; replaying it gives the rows.
+//! what depended on it and delegates the next items, so a crash at any moment finds a workflow that is whole. A list is cut into
+//! stretches when its step begins; a stretch becomes items when a slot is free and no item waits. What one job leaves over, the next
+//! takes up: the workflow is then due at once. Every transition is in the history; replaying it gives the rows.
 //!
 //! ```text
 //!  step:  WAITING ─▶ RUNNING ─▶ COMPLETED          item:  PENDING ─▶ IN_PROGRESS ─▶ COMPLETED
@@ -193,16 +194,22 @@ pub struct Workflow {
     pub workflow_type: WorkflowType,
     /// Where it is.
     pub state: WorkflowState,
-    /// Its steps, in the order in which they were given.
-    pub definition: Json<Vec<Step>>,
     /// An expression that gives the final result; empty: the last step's.
     pub result: String,
     /// Tasks in flight at once, at most.
     pub max_concurrent: i32,
     /// Tasks in flight now.
     pub in_flight: i32,
+    /// How many steps it has.
+    pub step_count: i32,
     /// How many steps have not ended.
     pub open_steps: i32,
+    /// How many steps wait for nothing but to be begun.
+    pub ready_steps: i32,
+    /// How many items wait for their turn.
+    pub waiting_items: i64,
+    /// How many stretches of lists have no items yet.
+    pub stretches: i64,
     /// How many transitions its history has.
     pub transitions: i64,
     /// What went wrong, in order; at most 100.
@@ -227,6 +234,35 @@ pub struct Workflow {
     pub traceparent: String,
 }
 
+/// A step as the rules look at it: written once, when the workflow starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepDefinition {
+    /// The workflow.
+    pub workflow_id: String,
+    /// The step's place in the definition.
+    pub number: i64,
+    /// The step.
+    pub step: Json<Step>,
+    /// The numbers of the steps that depend on it.
+    pub dependents: Json<Vec<i64>>,
+    /// The steps whose results its expressions look at: their ids and numbers.
+    pub sees: Json<Vec<(String, i64)>>,
+}
+
+/// A stretch of a step's list whose items have no rows yet: the list is cut when the step begins, so that no later job looks at all
+/// of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stretch {
+    /// The workflow.
+    pub workflow_id: String,
+    /// The step's place in the definition.
+    pub number: i64,
+    /// The place of its first item in the list.
+    pub place: i64,
+    /// The items: a JSON list.
+    pub items: Payload,
+}
+
 /// What has become of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepRecord {
@@ -240,6 +276,12 @@ pub struct StepRecord {
     pub state: StepState,
     /// How many of the steps that it depends on have not ended.
     pub open_dependencies: i32,
+    /// Whether a step that it depends on has failed or was skipped, so that it is not to be run.
+    pub skip: bool,
+    /// The same as `number` until it has ended.
+    pub open: Option<i64>,
+    /// The same as `number` while it waits for nothing but to be begun.
+    pub ready: Option<i64>,
     /// How many items it has; 0 before it begins.
     pub item_count: i64,
     /// How many of them have rows so far.
@@ -273,10 +315,16 @@ pub struct Item {
     pub item_key: String,
     /// Where it is.
     pub state: ItemState,
-    /// The same as `number` while its turn has not come: what the next free slot looks for.
+    /// Its rank while its turn has not come: what the next free slot looks for, the lowest first.
     pub waiting: Option<i64>,
-    /// The item itself, in a step with `for_each`.
-    pub item: Option<Payload>,
+    /// The same as `number` while its task is under way.
+    pub in_flight: Option<i64>,
+    /// The capability that its task needs.
+    pub capability: String,
+    /// The one agent that its task is for.
+    pub agent_id: String,
+    /// What its task is to work on, until it is delegated.
+    pub input: Option<Payload>,
     /// Its task; its result is that task's.
     pub task_id: Option<String>,
     /// Whether the fallback has been used.

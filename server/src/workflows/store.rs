@@ -1,6 +1,9 @@
 //! The rows of workflows, their steps, items and histories.
 
-use super::{Item, ItemState, Step, StepRecord, StepState, Transition, Workflow, WorkflowState, WorkflowType};
+use super::{
+    Item, ItemState, Step, StepDefinition, StepRecord, StepState, Stretch, Transition, Workflow, WorkflowState,
+    WorkflowType,
+};
 use crate::payload::Payload;
 use crate::row;
 use crate::store::row::{Json, Labels};
@@ -12,11 +15,14 @@ row! {
         workflow_name: String,
         workflow_type: WorkflowType,
         state: WorkflowState,
-        definition: Json<Vec<Step>>,
         result: String,
         max_concurrent: i32,
         in_flight: i32,
+        step_count: i32,
         open_steps: i32,
+        ready_steps: i32,
+        waiting_items: i64,
+        stretches: i64,
         transitions: i64,
         error_log: Json<Vec<String>>,
         labels: Labels,
@@ -38,6 +44,9 @@ row! {
         step_id: String,
         state: StepState,
         open_dependencies: i32,
+        skip: bool,
+        open: Option<i64>,
+        ready: Option<i64>,
         item_count: i64,
         expanded: i64,
         in_flight: i64,
@@ -49,6 +58,25 @@ row! {
         end_position: Option<i64>,
     }
     index BY_WORKFLOW = "workflow_steps_by_workflow": (workflow_id) -> (number);
+    index BY_ID = "workflow_steps_by_id": (workflow_id, step_id) -> (number);
+    index OPEN = "workflow_steps_open": (workflow_id) -> (open);
+    index READY = "workflow_steps_ready": (workflow_id) -> (ready);
+}
+
+row! {
+    StepDefinition: (String, i64) = "workflow_definitions" (workflow_id: String, number: i64) {
+        step: Json<Step>,
+        dependents: Json<Vec<i64>>,
+        sees: Json<Vec<(String, i64)>>,
+    }
+    index BY_WORKFLOW = "workflow_definitions_by_workflow": (workflow_id) -> (number);
+}
+
+row! {
+    Stretch: (String, i64, i64) = "workflow_stretches" (workflow_id: String, number: i64, place: i64) {
+        items: Payload,
+    }
+    index BY_WORKFLOW = "workflow_stretches_by_workflow": (workflow_id) -> (number, place);
 }
 
 row! {
@@ -56,14 +84,18 @@ row! {
         item_key: String,
         state: ItemState,
         waiting: Option<i64>,
-        item: Option<Payload>,
+        in_flight: Option<i64>,
+        capability: String,
+        agent_id: String,
+        input: Option<Payload>,
         task_id: Option<String>,
         fell_back: bool,
         result: Option<Payload>,
         error: Json<Option<TaskError>>,
     }
     index BY_STEP = "workflow_items_by_step": (workflow_id, number) -> (place);
-    index WAITING = "workflow_items_waiting": (workflow_id) -> (waiting, place);
+    index WAITING = "workflow_items_waiting": (workflow_id) -> (waiting, number, place);
+    index IN_FLIGHT = "workflow_items_in_flight": (workflow_id) -> (in_flight, place);
     index BY_KEY = "workflow_items_by_key": (workflow_id, number, item_key) -> (place);
 }
 

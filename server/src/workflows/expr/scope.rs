@@ -42,32 +42,34 @@ impl<'v> Scope<'v> {
     #[must_use]
     pub fn input(mut self, input: &'v Json) -> Self {
         self.input = Some(input);
-        self.forget()
+        self.forget(0)
     }
 
     /// Adds the step `id` to `steps`, replacing one of the same id.
     #[must_use]
     pub fn step(mut self, id: &'v str, result: &'v Json, state: &'v str) -> Self {
         self.steps.insert(id, (result, state));
-        self.forget()
+        self.forget(1)
     }
 
     /// Sets `item`.
     #[must_use]
     pub fn item(mut self, item: &'v Json) -> Self {
         self.item = Some(item);
-        self.forget()
+        self.forget(2)
     }
 
     /// Sets `index`.
     #[must_use]
     pub fn index(mut self, index: i64) -> Self {
         self.index = Some(index);
-        self.forget()
+        self.forget(3)
     }
 
-    fn forget(mut self) -> Self {
-        self.converted = Default::default();
+    /// Forgets the converted form of one variable; the others keep theirs, so that a list's items can be gone through without
+    /// converting `input` and `steps` each time.
+    fn forget(mut self, position: usize) -> Self {
+        self.converted[position] = OnceLock::new();
         self
     }
 
