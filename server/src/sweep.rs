@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Refusal;
 use crate::events::{self, Event};
-use crate::lane::{Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
+use crate::lane::{BatchRecord, Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
 use crate::locks::{self, Lock, Waiter};
 use crate::registry::{self, Agent};
 use crate::sessions::{self, Session};
 use crate::store::row::Row;
-use crate::store::{Head, Selection, Store};
+use crate::store::{Head, Selection, Store, TablePlan, TableRows};
 use crate::tail::Observer;
 use crate::tasks::{self, Task};
 use crate::time::Time;
@@ -178,64 +178,87 @@ impl Sweep {
 
     async fn round(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
         let gap_end = (self.gap_end)();
-        let mut rounds = vec![
-            self.rows::<Session>(
-                namespace,
-                now,
-                Session::BY_DUE,
-                |row| row.due_at,
-                |world, key| world.sessions.want(key),
-                move |world, row| sessions::rules::due(world, &row.session_id),
-            )
-            .await?,
-            self.rows::<Lock>(
-                namespace,
-                now,
-                Lock::BY_DUE,
-                |row| Some(row.due_at),
-                |world, key| world.locks.want(key),
-                move |world, row| locks::rules::lock_due(world, &row.resource_id, gap_end),
-            )
-            .await?,
-            self.rows::<Waiter>(
-                namespace,
-                now,
-                Waiter::BY_DUE,
-                |row| Some(row.due_at),
-                |world, key| world.waiters.want(key),
-                move |world, row| locks::rules::waiter_due(world, &row.resource_id, row.place),
-            )
-            .await?,
-            self.rows::<Task>(
-                namespace,
-                now,
-                Task::BY_DUE,
-                |row| row.due_at,
-                |world, key| world.tasks.want(key),
-                move |world, row| tasks::rules::due(world, &row.task_id, gap_end),
-            )
-            .await?,
-            self.rows::<Workflow>(
-                namespace,
-                now,
-                Workflow::BY_DUE,
-                |row| row.due_at,
-                |world, key| world.workflows.want(key),
-                move |world, row| workflows::rules::due(world, &row.workflow_id),
-            )
-            .await?,
-            self.rows::<Agent>(
-                namespace,
-                now,
-                Agent::BY_DUE,
-                |row| row.due_at,
-                |world, key| world.agents.want(key),
-                move |world, row| registry::rules::due(world, &row.agent_id),
-            )
-            .await?,
+        let plan = vec![
+            first::<Session>(Session::BY_DUE, ROUND + 1),
+            first::<Lock>(Lock::BY_DUE, ROUND + 1),
+            first::<Waiter>(Waiter::BY_DUE, ROUND + 1),
+            first::<Task>(Task::BY_DUE, ROUND + 1),
+            first::<Workflow>(Workflow::BY_DUE, ROUND + 1),
+            first::<Agent>(Agent::BY_DUE, ROUND + 1),
+            first::<Event>(Event::PRIMARY, 1),
+            first::<RequestRecord>(RequestRecord::BY_AGE, 1),
+            first::<BatchRecord>(BatchRecord::BY_AGE, 1),
         ];
-        rounds.push(self.old_events(namespace, now).await?);
-        rounds.push(self.old_requests(namespace, now).await?);
+        let (head, rows) = self
+            .store
+            .read(namespace, plan)
+            .await
+            .map_err(|error| refusal_of(&error))?;
+        let mut rows = rows.into_iter();
+        let sessions = self.rows(
+            namespace,
+            now,
+            decode::<Session>(rows.next())?,
+            |row| row.due_at,
+            |world, key| world.sessions.want(key),
+            move |world, row| sessions::rules::due(world, &row.session_id),
+        );
+        let locks = self.rows(
+            namespace,
+            now,
+            decode::<Lock>(rows.next())?,
+            |row| Some(row.due_at),
+            |world, key| world.locks.want(key),
+            move |world, row| locks::rules::lock_due(world, &row.resource_id, gap_end),
+        );
+        let waiters = self.rows(
+            namespace,
+            now,
+            decode::<Waiter>(rows.next())?,
+            |row| Some(row.due_at),
+            |world, key| world.waiters.want(key),
+            move |world, row| locks::rules::waiter_due(world, &row.resource_id, row.place),
+        );
+        let tasks = self.rows(
+            namespace,
+            now,
+            decode::<Task>(rows.next())?,
+            |row| row.due_at,
+            |world, key| world.tasks.want(key),
+            move |world, row| tasks::rules::due(world, &row.task_id, gap_end),
+        );
+        let workflows = self.rows(
+            namespace,
+            now,
+            decode::<Workflow>(rows.next())?,
+            |row| row.due_at,
+            |world, key| world.workflows.want(key),
+            move |world, row| workflows::rules::due(world, &row.workflow_id),
+        );
+        let agents = self.rows(
+            namespace,
+            now,
+            decode::<Agent>(rows.next())?,
+            |row| row.due_at,
+            |world, key| world.agents.want(key),
+            move |world, row| registry::rules::due(world, &row.agent_id),
+        );
+        let event = decode::<Event>(rows.next())?.pop();
+        let request = decode::<RequestRecord>(rows.next())?.pop().map(|row| row.at);
+        let batch = decode::<BatchRecord>(rows.next())?.pop().map(|row| row.at);
+        let (sessions, locks, waiters, tasks, workflows, agents) =
+            futures::join!(sessions, locks, waiters, tasks, workflows, agents);
+        let rounds = [
+            sessions,
+            locks,
+            waiters,
+            tasks,
+            workflows,
+            agents,
+            self.old_events(namespace, now, &head, event).await?,
+            self.old_requests(namespace, now, [request, batch].into_iter().flatten().min())
+                .await?,
+        ];
         Ok(Round {
             next: rounds.iter().filter_map(|round| round.next).min(),
             failed: rounds.iter().any(|round| round.failed),
@@ -247,23 +270,11 @@ impl Sweep {
         &self,
         namespace: &Arc<str>,
         now: Time,
-        index: usize,
+        rows: Vec<R>,
         due_at: impl Fn(&R) -> Option<Time>,
         want: fn(&mut World, &R::Key),
         rule: impl Fn(&mut World, &R) -> Decision<()> + Clone + Send + 'static,
-    ) -> Result<Round, Refusal> {
-        let selection = Selection {
-            index,
-            prefix: Vec::new(),
-            after: None,
-            limit: ROUND + 1,
-            backwards: false,
-        };
-        let (_, rows) = self
-            .store
-            .select::<R>(namespace, selection)
-            .await
-            .map_err(|error| refusal_of(&error))?;
+    ) -> Round {
         let (due, later): (Vec<R>, Vec<R>) = rows
             .into_iter()
             .partition(|row| due_at(row).is_some_and(|at| at <= now));
@@ -287,12 +298,17 @@ impl Sweep {
             tracing::warn!(%namespace, table = R::TABLE.name, %refusal, "a row that is due could not be looked at");
             failed = true;
         }
-        Ok(Round { next, failed })
+        Round { next, failed }
     }
 
-    /// Deletes events that are no longer kept.
-    async fn old_events(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
-        let (head, oldest) = self.oldest::<Event>(namespace, Event::PRIMARY).await?;
+    /// Deletes events that are no longer kept, of which `oldest` may be one.
+    async fn old_events(
+        &self,
+        namespace: &Arc<str>,
+        now: Time,
+        head: &Head,
+        oldest: Option<Event>,
+    ) -> Result<Round, Refusal> {
         let retention = events::rules::RETENTION;
         let at = oldest.as_ref().map(|event| event.at);
         let Some(oldest) = oldest.filter(|event| event.at + retention + LAZINESS <= now) else {
@@ -302,16 +318,12 @@ impl Sweep {
             });
         };
         let before = oldest.position - 1;
-        let last =
-            events::list::position_before(&self.store, namespace, now - retention, before, head.position).await?;
+        let last = events::rpc::position_before(&self.store, namespace, now - retention, before, head.position).await?;
         loop {
+            let call = Call::internal(namespace, Urgency::Low);
             let forgotten = self
                 .lanes
-                .run(
-                    Call::internal(namespace, Urgency::Low),
-                    |_| {},
-                    move |world| events::rules::forget(world, last),
-                )
+                .run(call, |_| {}, move |world| events::rules::forget(world, last))
                 .await?;
             if forgotten.answer {
                 return Ok(Round {
@@ -322,47 +334,47 @@ impl Sweep {
         }
     }
 
-    /// Deletes answers to requests that are no longer kept.
-    async fn old_requests(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
-        let retention = REQUEST_RETENTION;
-        loop {
-            let (_, oldest) = self.oldest::<RequestRecord>(namespace, RequestRecord::BY_AGE).await?;
-            let (_, batch) = self
-                .oldest::<crate::lane::BatchRecord>(namespace, crate::lane::BatchRecord::BY_AGE)
-                .await?;
-            let at = [oldest.map(|row| row.at), batch.map(|row| row.at)]
-                .into_iter()
-                .flatten()
-                .min();
-            if at.is_none_or(|at| at + retention + LAZINESS > now) {
-                return Ok(Round {
-                    next: oldest_due(at, retention),
-                    failed: false,
-                });
-            }
-            let before = now - retention;
-            let call = Call::internal(namespace, Urgency::Low);
-            self.lanes
-                .run(call, |_| {}, move |world| events::rules::forget_requests(world, before))
-                .await?;
+    /// Deletes what lanes noted for themselves and no longer keep, of which the oldest is from `at`.
+    async fn old_requests(&self, namespace: &Arc<str>, now: Time, at: Option<Time>) -> Result<Round, Refusal> {
+        if at.is_none_or(|at| at + REQUEST_RETENTION + LAZINESS > now) {
+            return Ok(Round {
+                next: oldest_due(at, REQUEST_RETENTION),
+                failed: false,
+            });
         }
+        let before = now - REQUEST_RETENTION;
+        let call = Call::internal(namespace, Urgency::Low);
+        self.lanes
+            .run(call, |_| {}, move |world| events::rules::forget_requests(world, before))
+            .await?;
+        // There may be more than one job deletes.
+        Ok(Round {
+            next: Some(now),
+            failed: false,
+        })
     }
+}
 
-    async fn oldest<R: Row>(&self, namespace: &str, index: usize) -> Result<(Head, Option<R>), Refusal> {
-        let selection = Selection {
-            index,
-            prefix: Vec::new(),
-            after: None,
-            limit: 1,
-            backwards: false,
-        };
-        let (head, mut rows) = self
-            .store
-            .select::<R>(namespace, selection)
-            .await
-            .map_err(|error| refusal_of(&error))?;
-        Ok((head, rows.pop()))
+/// The first rows of an index.
+fn first<R: Row>(index: usize, limit: usize) -> TablePlan {
+    let selection = Selection {
+        index,
+        prefix: Vec::new(),
+        after: None,
+        limit,
+        backwards: false,
+    };
+    TablePlan {
+        table: R::TABLE,
+        keys: Vec::new(),
+        selections: vec![selection],
     }
+}
+
+fn decode<R: Row>(rows: Option<TableRows>) -> Result<Vec<R>, Refusal> {
+    let rows = rows.and_then(|mut rows| rows.selected.pop()).unwrap_or_default();
+    let rows: Result<Vec<R>, _> = rows.into_iter().map(R::from_columns).collect();
+    rows.map_err(|corrupt| refusal_of(&corrupt.into()))
 }
 
 fn oldest_due(at: Option<Time>, retention: Duration) -> Option<Time> {
