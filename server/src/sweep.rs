@@ -318,7 +318,8 @@ impl Sweep {
             });
         };
         let before = oldest.position - 1;
-        let last = events::rpc::position_before(&self.store, namespace, now - retention, before, head.position).await?;
+        let last =
+            events::list::position_before(&self.store, namespace, now - retention, before, head.position).await?;
         loop {
             let call = Call::internal(namespace, Urgency::Low);
             let forgotten = self
