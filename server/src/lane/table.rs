@@ -336,7 +336,10 @@ impl<R: Row> WorkTable<R> {
     /// Notes what is loaded now: every stretch that led up to it reaches as far.
     fn note_stretch(&mut self, selection: &Selection, reach: Reach, loaded: usize) {
         let from = selection.after.clone().unwrap_or_default();
-        let stretches = self.stretches.entry((selection.index, selection.prefix.clone())).or_default();
+        let stretches = self
+            .stretches
+            .entry((selection.index, selection.prefix.clone()))
+            .or_default();
         let mut is_new = true;
         for (_, stretch) in stretches.range_mut(..=from.clone()) {
             if stretch.reach >= Reach::UpTo(from.clone()) {
