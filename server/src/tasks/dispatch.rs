@@ -33,7 +33,7 @@ pub(super) use offers::another_could;
 pub(super) use queues::leave;
 
 /// How many rows one job looks at in vain before it leaves the rest to another.
-const MAX_LOOKS: usize = if cfg!(test) { 3 } else { 256 };
+const MAX_LOOKS: usize = if cfg!(test) { 2 } else { 256 };
 /// How many tasks one job gives to one agent before it leaves the rest to another.
 const MAX_FILLS: usize = if cfg!(test) { 3 } else { 64 };
 

@@ -57,16 +57,16 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => (0..5u8, 0..8u8, 0..3u8, 1..4).prop_map(|(agent, capabilities, zone, capacity)| Step::Join { agent, capabilities, zone, capacity }),
-        1 => (0..5u8).prop_map(|agent| Step::Die { agent }),
-        6 => (0..3u8, prop::option::weighted(0.2, 0..5u8), prop::option::weighted(0.4, 0..4u8), -2..3, 0..3u64, prop::option::weighted(0.2, 1..60u64), 1..4)
+        3 => (0..9u8, 0..8u8, 0..3u8, 1..4).prop_map(|(agent, capabilities, zone, capacity)| Step::Join { agent, capabilities, zone, capacity }),
+        1 => (0..9u8).prop_map(|agent| Step::Die { agent }),
+        6 => (0..3u8, prop::option::weighted(0.2, 0..9u8), prop::option::weighted(0.4, 0..4u8), -2..3, 0..3u64, prop::option::weighted(0.2, 1..60u64), 1..4)
             .prop_map(|(capability, target, zone, priority, delay, deadline, attempts)| {
                 let delay = delay.saturating_sub(1);
                 Step::Delegate { capability, target, zone, priority, delay, deadline, attempts }
             }),
         10 => (0..6u8, any::<usize>()).prop_map(|(kind, pick)| Step::Word { kind, pick }),
         2 => (0..6u8, any::<usize>()).prop_map(|(kind, pick)| Step::Stale { kind, pick }),
-        1 => (0..6u8, any::<usize>(), 0..5u8).prop_map(|(kind, pick, agent)| Step::Foreign { kind, pick, agent }),
+        1 => (0..6u8, any::<usize>(), 0..9u8).prop_map(|(kind, pick, agent)| Step::Foreign { kind, pick, agent }),
         1 => any::<usize>().prop_map(|pick| Step::Cancel { pick }),
         2 => (0..700u64, any::<bool>()).prop_map(|(seconds, gap)| Step::Pass { seconds: seconds * seconds / 700, gap }),
     ]
