@@ -130,7 +130,7 @@ pub struct Origin {
 }
 
 /// A task. Its input, result and checkpoint are [`StoredPayload`]s.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Task {
     /// Unique in the namespace.
     pub task_id: String,
