@@ -293,10 +293,16 @@ CREATE TABLE queues (
     requirements text COLLATE "C" NOT NULL,
     excluded text COLLATE "C" NOT NULL,
     waiting bigint NOT NULL,
+    first_rank bigint NOT NULL,
+    first_ready_at bigint NOT NULL,
+    first_task_id text COLLATE "C" NOT NULL,
+    look text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, queue_id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX queues_by_capability ON queues (namespace, open_capability, queue_id) WHERE open_capability IS NOT NULL;
-CREATE INDEX queues_by_target ON queues (namespace, target_agent, queue_id) WHERE target_agent IS NOT NULL;
+CREATE INDEX queues_by_capability ON queues (namespace, open_capability, first_rank, first_ready_at, first_task_id)
+    WHERE open_capability IS NOT NULL;
+CREATE INDEX queues_by_target ON queues (namespace, target_agent, first_rank, first_ready_at, first_task_id)
+    WHERE target_agent IS NOT NULL;
 
 -- Workflows ----------------------------------------------------------------------------------------------------------
 

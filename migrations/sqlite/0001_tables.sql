@@ -293,10 +293,16 @@ CREATE TABLE queues (
     requirements TEXT NOT NULL,
     excluded TEXT NOT NULL,
     waiting INTEGER NOT NULL,
+    first_rank INTEGER NOT NULL,
+    first_ready_at INTEGER NOT NULL,
+    first_task_id TEXT NOT NULL,
+    look TEXT NOT NULL,
     PRIMARY KEY (namespace, queue_id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX queues_by_capability ON queues (namespace, open_capability, queue_id) WHERE open_capability IS NOT NULL;
-CREATE INDEX queues_by_target ON queues (namespace, target_agent, queue_id) WHERE target_agent IS NOT NULL;
+CREATE INDEX queues_by_capability ON queues (namespace, open_capability, first_rank, first_ready_at, first_task_id)
+    WHERE open_capability IS NOT NULL;
+CREATE INDEX queues_by_target ON queues (namespace, target_agent, first_rank, first_ready_at, first_task_id)
+    WHERE target_agent IS NOT NULL;
 
 -- Workflows ----------------------------------------------------------------------------------------------------------
 

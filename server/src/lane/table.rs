@@ -2,7 +2,8 @@
 //!
 //! A rule reads with [`WorkTable::get`] and [`WorkTable::select`]. What is not loaded yet is noted and ends the rule with
 //! [`Halt::Load`]; the lane loads it and runs the rule again. A selection knows up to which place of the index every stored row is
-//! loaded, and sees the rows that earlier jobs of the batch changed; beyond that place it asks for more.
+//! loaded, and sees the rows that earlier jobs of the batch changed; beyond that place it asks for more. One that begins far inside an
+//! index loads from there on.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
@@ -14,6 +15,9 @@ use crate::store::{Selection, TablePlan, TableRows, TableSave};
 
 /// How many rows a selection loads beyond what it was asked for, to spare the next job a round trip.
 const READ_AHEAD: usize = 8;
+/// A selection that has to load more loads as many as it has, so that a batch whose jobs each take the first row needs few round trips;
+/// at most this many.
+const MAX_READ_AHEAD: usize = 1_024;
 
 /// Why a rule did not finish.
 #[derive(Debug)]
@@ -52,10 +56,17 @@ enum Stored<R> {
 type Before<R> = Option<Option<Arc<R>>>;
 
 /// Up to where the rows of an index under one prefix are loaded.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
     UpTo(Vec<Value>),
     End,
+}
+
+/// A part of an index under one prefix of which every row is loaded, from after a place on.
+struct Stretch {
+    reach: Reach,
+    /// How many rows it was loaded with.
+    loaded: usize,
 }
 
 type Place = (Vec<Value>, Vec<Value>);
@@ -65,7 +76,8 @@ pub struct WorkTable<R: Row> {
     slots: HashMap<R::Key, Slot<R>>,
     /// For each index the known rows, in order.
     indexes: Vec<BTreeMap<Place, R::Key>>,
-    reaches: HashMap<(usize, Vec<Value>), Reach>,
+    /// By the place that each begins after; the empty one is the beginning.
+    stretches: HashMap<(usize, Vec<Value>), BTreeMap<Vec<Value>, Stretch>>,
     wanted_keys: HashSet<R::Key>,
     wanted_selections: Vec<Selection>,
     /// The keys of the plan that is being loaded.
@@ -81,7 +93,7 @@ impl<R: Row> WorkTable<R> {
         WorkTable {
             slots: HashMap::new(),
             indexes: R::TABLE.indexes.iter().map(|_| BTreeMap::new()).collect(),
-            reaches: HashMap::new(),
+            stretches: HashMap::new(),
             wanted_keys: HashSet::new(),
             wanted_selections: Vec::new(),
             loading: Vec::new(),
@@ -99,19 +111,35 @@ impl<R: Row> WorkTable<R> {
 
     /// Says before a rule runs that it will select this.
     pub fn want_first(&mut self, index: usize, prefix: Vec<Value>, limit: usize) {
-        if self.whole || self.reaches.contains_key(&(index, prefix.clone())) {
-            return;
+        if !self.whole && self.stretch_over(index, &prefix, &[]).is_none() {
+            self.want_selection(index, prefix, None, limit);
         }
-        let selection = Selection {
-            index,
-            prefix,
-            after: None,
-            limit,
-            backwards: false,
-        };
-        if !self.wanted_selections.contains(&selection) {
-            self.wanted_selections.push(selection);
+    }
+
+    fn want_selection(&mut self, index: usize, prefix: Vec<Value>, after: Option<Vec<Value>>, limit: usize) {
+        let same = |wanted: &&mut Selection| wanted.index == index && wanted.prefix == prefix && wanted.after == after;
+        match self.wanted_selections.iter_mut().find(same) {
+            Some(wanted) => wanted.limit = wanted.limit.max(limit),
+            None => self.wanted_selections.push(Selection {
+                index,
+                prefix,
+                after,
+                limit,
+                backwards: false,
+            }),
         }
+    }
+
+    /// The stretch that has the rows right after a place.
+    fn stretch_over(&self, index: usize, prefix: &[Value], after: &[Value]) -> Option<&Stretch> {
+        let stretches = self.stretches.get(&(index, prefix.to_vec()))?;
+        let mut before = stretches.range::<[Value], _>((Bound::Unbounded, Bound::Included(after)));
+        before
+            .rfind(|(_, stretch)| match &stretch.reach {
+                Reach::UpTo(end) => end.as_slice() >= after,
+                Reach::End => true,
+            })
+            .map(|(_, stretch)| stretch)
     }
 
     /// The row with this key, if there is one.
@@ -140,50 +168,41 @@ impl<R: Row> WorkTable<R> {
         after: Option<&[Value]>,
         limit: usize,
     ) -> Decision<Vec<Arc<R>>> {
-        let reach = if self.whole {
-            Some(&Reach::End)
-        } else {
-            self.reaches.get(&(index, prefix.to_vec()))
+        let stretch = match self.whole {
+            true => None,
+            false => match self.stretch_over(index, prefix, after.unwrap_or_default()) {
+                Some(stretch) => Some(stretch),
+                None => {
+                    let after = after.map(<[Value]>::to_vec);
+                    self.want_selection(index, prefix.to_vec(), after, limit + READ_AHEAD);
+                    return Err(Halt::Load);
+                }
+            },
+        };
+        let end = match stretch.map(|stretch| &stretch.reach) {
+            Some(Reach::UpTo(end)) => Some(end),
+            _ => None,
         };
         let from = match after {
             Some(after) => Bound::Excluded((prefix.to_vec(), after.to_vec())),
             None => Bound::Included((prefix.to_vec(), Vec::new())),
         };
         let mut found = Vec::new();
-        let known = reach.map(|reach| {
-            let rows = self.indexes[index].range((from, Bound::Unbounded));
-            for ((row_prefix, place), key) in rows {
-                let beyond = matches!(reach, Reach::UpTo(end) if place > end);
-                if row_prefix != prefix || beyond || found.len() == limit {
-                    break;
-                }
-                found.push(Arc::clone(
-                    self.slots[key].row.as_ref().expect("an index holds rows that exist"),
-                ));
+        for ((row_prefix, place), key) in self.indexes[index].range((from, Bound::Unbounded)) {
+            if row_prefix != prefix || end.is_some_and(|end| place > end) || found.len() == limit {
+                break;
             }
-            reach.clone()
-        });
-        match known {
-            Some(Reach::End) => Ok(found),
-            Some(Reach::UpTo(_)) if found.len() == limit => Ok(found),
-            known => {
-                let after = match known {
-                    Some(Reach::UpTo(end)) => Some(end),
-                    _ => None,
-                };
-                let limit = limit - found.len() + READ_AHEAD;
-                let selection = Selection {
-                    index,
-                    prefix: prefix.to_vec(),
-                    after,
-                    limit,
-                    backwards: false,
-                };
-                if !self.wanted_selections.contains(&selection) {
-                    self.wanted_selections.push(selection);
-                }
+            let row = self.slots[key].row.as_ref();
+            found.push(Arc::clone(row.expect("an index holds rows that exist")));
+        }
+        match (stretch, end) {
+            (Some(stretch), Some(end)) if found.len() < limit => {
+                let ahead = stretch.loaded.clamp(READ_AHEAD, MAX_READ_AHEAD);
+                let (end, more) = (end.clone(), limit - found.len() + ahead);
+                self.want_selection(index, prefix.to_vec(), Some(end), more);
                 Err(Halt::Load)
             }
+            _ => Ok(found),
         }
     }
 
@@ -285,6 +304,7 @@ impl<R: Row> WorkTable<R> {
     pub(super) fn fill(&mut self, plan: &TablePlan, rows: TableRows) -> Result<(), Corrupt> {
         for (selection, selected) in plan.selections.iter().zip(rows.selected) {
             let full = selected.len() >= selection.limit;
+            let loaded = selected.len();
             let mut last = None;
             for columns in selected {
                 let row = R::from_columns(columns)?;
@@ -295,7 +315,7 @@ impl<R: Row> WorkTable<R> {
                 Some(place) if full => Reach::UpTo(place),
                 _ => Reach::End,
             };
-            self.reaches.insert((selection.index, selection.prefix.clone()), reach);
+            self.note_stretch(selection, reach, loaded);
         }
         for columns in rows.by_key {
             self.take_in(R::from_columns(columns)?);
@@ -311,6 +331,26 @@ impl<R: Row> WorkTable<R> {
             }
         }
         Ok(())
+    }
+
+    /// Notes what is loaded now: every stretch that led up to it reaches as far.
+    fn note_stretch(&mut self, selection: &Selection, reach: Reach, loaded: usize) {
+        let from = selection.after.clone().unwrap_or_default();
+        let stretches = self
+            .stretches
+            .entry((selection.index, selection.prefix.clone()))
+            .or_default();
+        let mut is_new = true;
+        for (_, stretch) in stretches.range_mut(..=from.clone()) {
+            if stretch.reach >= Reach::UpTo(from.clone()) {
+                stretch.reach = reach.clone().max(stretch.reach.clone());
+                stretch.loaded += loaded;
+                is_new = false;
+            }
+        }
+        if is_new {
+            stretches.insert(from, Stretch { reach, loaded });
+        }
     }
 
     fn take_in(&mut self, row: R) {

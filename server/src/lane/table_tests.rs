@@ -193,3 +193,41 @@ proptest! {
         prop_assert_eq!(saved.0, truth.0);
     }
 }
+
+fn many(count: usize) -> Things {
+    let thing = |number| Thing {
+        id: format!("{number:05}"),
+        group: Some(0),
+        rank: 0,
+    };
+    Things((0..count).map(thing).map(|thing| (thing.id.clone(), thing)).collect())
+}
+
+#[test]
+fn five_hundred_jobs_that_each_take_the_first_row_need_few_loads() {
+    let store = many(2_000);
+    let mut table = WorkTable::<Thing>::new(false);
+    let mut reads = 0;
+    for _ in 0..512 {
+        let first = store.see(&mut table, |table| {
+            reads += 1;
+            table.select(Thing::BY_GROUP, &[Value::Int(0)], 1)
+        });
+        let mut taken = (*first[0]).clone();
+        taken.group = None;
+        table.put(taken);
+    }
+    assert!(reads - 512 < 12, "{} loads", reads - 512);
+}
+
+#[test]
+fn a_selection_far_inside_an_index_loads_nothing_before_it() {
+    let store = many(200);
+    let mut table = WorkTable::<Thing>::new(false);
+    let after = [Value::Int(0), Value::Text("00099".to_owned())];
+    let found = store.see(&mut table, |table| {
+        table.select_after(Thing::BY_GROUP, &[Value::Int(0)], Some(&after), 4)
+    });
+    assert_eq!(found[0].id, "00100");
+    assert!(table.known().iter().all(|thing| thing.id.as_str() > "00099"));
+}

@@ -16,6 +16,10 @@ pub mod dispatch;
 pub mod rpc;
 pub mod rules;
 pub mod store;
+mod timers;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +33,11 @@ use crate::time::Time;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long an agent may take to accept, unless the task says otherwise.
 pub const DEFAULT_ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an ended task and its payloads are kept, unless they are a workflow's and go with it.
+pub const RETENTION: Duration = Duration::from_secs(7 * 86_400);
+/// How many agents a task remembers not to go to (again). Beyond that the first is forgotten.
+pub const MAX_EXCLUDED: usize = 256;
 
 /// Where a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -123,7 +132,7 @@ pub struct Origin {
 }
 
 /// A task. Its input, result and checkpoint are [`StoredPayload`]s.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Task {
     /// Unique in the namespace.
     pub task_id: String,
@@ -221,7 +230,19 @@ pub struct StoredPayload {
     pub payload: Payload,
 }
 
-/// A queue in which at least one task waits. All of its tasks can be taken by the very same agents.
+/// A look for takers of a queue's tasks that was too long for one job. One of the waiting tasks is due for it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Look {
+    /// The task that is due for it.
+    pub task_id: String,
+    /// Offers up to this agent, in the order of their names, were looked at; none: the look has not begun.
+    pub after: Option<String>,
+    /// Whether the queues behind this one are to be looked at then.
+    pub onward: bool,
+}
+
+/// A queue in which at least one task waits. All of its tasks can be taken by the very same agents. It knows its first task, so
+/// that a free agent finds the best of all tasks by looking at queues alone, best first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
     /// Made from the rest.
@@ -238,4 +259,12 @@ pub struct Queue {
     pub excluded: Json<Vec<String>>,
     /// How many tasks wait.
     pub waiting: i64,
+    /// The rank of the first.
+    pub first_rank: i32,
+    /// Since when the first has been ready.
+    pub first_ready_at: Time,
+    /// The first.
+    pub first_task_id: String,
+    /// A look for takers that goes on.
+    pub look: Json<Option<Look>>,
 }

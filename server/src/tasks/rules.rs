@@ -1,12 +1,28 @@
 //! What happens to a task: delegated, accepted, rejected, progressed, completed, failed, cancelled, timed out, lost.
+//!
+//! What an agent says of its attempt is in [`word`], how attempts and tasks end in [`ending`], what time does to them in [`due`].
+
+mod due;
+mod ending;
+mod poll;
+mod word;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Origin, RetryPolicy, Task};
+use serde_json::json;
+
+use super::{Origin, PayloadRole, RetryPolicy, StoredPayload, Task, TaskState, dispatch};
+use crate::error::{Reason, Refusal};
+use crate::events::Draft;
 use crate::lane::{Decision, World};
 use crate::payload::Payload;
+use crate::store::row::Json;
 use crate::time::Time;
+pub use due::due;
+pub use ending::{cancel, cancel_by_caller, end_of_session};
+pub use poll::{close_poll, open_poll};
+pub use word::{Word, accept, complete, fail, progress, reject, want_word};
 
 /// A task to be delegated.
 #[derive(Clone, Debug, Default)]
@@ -52,38 +68,61 @@ pub struct Delegation {
 /// # Errors
 /// TASK_EXISTS.
 pub fn delegate(world: &mut World, delegation: Delegation) -> Decision<Task> {
+    let now = world.now();
     let task_id = if delegation.task_id.is_empty() {
         world.new_id()
     } else {
-        delegation.task_id.clone()
+        let task_id = delegation.task_id.clone();
+        if world.tasks.get(&task_id)?.is_some() {
+            let refusal = Refusal::new(Reason::TaskExists, "a task with this id was delegated before");
+            return Err(refusal.with("task_id", task_id).into());
+        }
+        task_id
     };
-    if let Some(payload) = delegation.input {
-        world.payloads.put(super::StoredPayload {
+    if let Some(payload) = delegation.input.clone() {
+        world.payloads.put(StoredPayload {
             owner_id: task_id.clone(),
-            role: super::PayloadRole::Input,
+            role: PayloadRole::Input,
             payload,
         });
     }
-    let now = world.now();
-    let task = Task {
+    let is_ready = delegation.delay.is_zero();
+    let mut task = make(task_id, delegation, now);
+    world.emit(event("task.delegated", &task, json!({})).source(&task.caller_agent));
+    if is_ready {
+        dispatch::place(world, task)
+    } else {
+        task.due_at = task.next_due(Time(0));
+        world.tasks.put(task.clone());
+        Ok(task)
+    }
+}
+
+/// A new task, which waits.
+fn make(task_id: String, delegation: Delegation, now: Time) -> Task {
+    let correlation_id = match delegation.correlation_id {
+        id if id.is_empty() => task_id.clone(),
+        id => id,
+    };
+    Task {
         task_id,
         capability: delegation.capability,
         target_agent: delegation.target_agent,
-        requirements: crate::store::row::Json(delegation.requirements),
-        excluded: Default::default(),
+        requirements: Json(delegation.requirements),
+        excluded: Json(Vec::new()),
         priority: delegation.priority,
-        correlation_id: delegation.correlation_id,
+        correlation_id,
         parent_task_id: delegation.parent_task_id,
         caller_agent: delegation.caller_agent,
         timeout: delegation.timeout,
         accept_timeout: delegation.accept_timeout,
         progress_timeout: delegation.progress_timeout,
-        deadline_at: None,
-        retry: crate::store::row::Json(delegation.retry),
-        state: super::TaskState::Pending,
+        deadline_at: delegation.deadline.map(|deadline| now + deadline),
+        retry: Json(delegation.retry),
+        state: TaskState::Pending,
         queue_id: None,
-        rank: 0,
-        ready_at: now,
+        rank: delegation.priority.checked_neg().unwrap_or(i32::MAX),
+        ready_at: now + delegation.delay,
         attempt: 0,
         failed_attempts: 0,
         attempt_token: String::new(),
@@ -94,41 +133,41 @@ pub fn delegate(world: &mut World, delegation: Delegation) -> Decision<Task> {
         progressed_at: None,
         progress: 0,
         progress_message: String::new(),
-        error: Default::default(),
+        error: Json(None),
         workflow_id: delegation.origin.as_ref().map(|origin| origin.workflow_id.clone()),
-        origin: crate::store::row::Json(delegation.origin),
+        origin: Json(delegation.origin),
         created_at: now,
         ended_at: None,
         due_at: None,
         traceparent: delegation.traceparent,
-    };
-    world.tasks.put(task.clone());
-    Ok(task)
+    }
 }
 
-/// Cancels a task that has not ended, by a caller or with its workflow. Does not tell the workflow.
-///
-/// # Errors
-/// TASK_NOT_FOUND, TASK_ENDED.
-pub fn cancel(world: &mut World, task_id: &str, cause: &str) -> Decision<()> {
-    let _ = cause;
-    let task = world.tasks.get(&task_id.to_owned())?.expect("a task");
-    let mut task = (*task).clone();
-    task.state = super::TaskState::Cancelled;
-    task.ended_at = Some(world.now());
-    world.tasks.put(task);
-    Ok(())
+/// A server-made event about a task, with what every such event says. Never an attempt's token, nor a session.
+pub(super) fn event(event_type: &str, task: &Task, more: serde_json::Value) -> Draft {
+    let mut data = json!({ "task_id": task.task_id, "attempt": task.attempt, "capability": task.capability });
+    if let Some(data) = data.as_object_mut() {
+        if !task.agent_id.is_empty() {
+            data.insert("agent_id".to_owned(), task.agent_id.clone().into());
+        }
+        if let Some(origin) = &task.origin.0 {
+            data.insert("workflow_id".to_owned(), origin.workflow_id.clone().into());
+            data.insert("step_id".to_owned(), origin.step_id.clone().into());
+            data.insert("item_key".to_owned(), origin.item_key.clone().into());
+        }
+        if let serde_json::Value::Object(more) = more {
+            data.extend(more);
+        }
+    }
+    let mut draft = Draft::new(event_type, &task.task_id)
+        .data(&data)
+        .correlation(&task.correlation_id)
+        .trace(&task.traceparent);
+    draft.priority = task.priority;
+    draft
 }
 
-/// Puts the tasks of a session that has ended into other hands, at most `limit`; says whether that was all.
-pub fn end_of_session(world: &mut World, session_id: &str, limit: usize) -> Decision<bool> {
-    let _ = (world, session_id, limit);
-    todo!()
-}
-
-/// Looks again at a task that is due: delay or backoff over, not accepted, timed out, deadline, old enough to be deleted. Timeouts of
-/// attempts end them only if `gap_end`, the end of the last time in which clients could not reach the server, is at least that long ago.
-pub fn due(world: &mut World, task_id: &str, gap_end: Time) -> Decision<()> {
-    let _ = (world, task_id, gap_end);
-    todo!()
+/// Text for an event: events are small.
+pub(super) fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(1_024)]
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Origin, PayloadRole, Queue, RetryPolicy, StoredPayload, Task, TaskError, TaskState};
+use super::{Look, Origin, PayloadRole, Queue, RetryPolicy, StoredPayload, Task, TaskError, TaskState};
 use crate::payload::Payload;
 use crate::row;
 use crate::store::row::{Json, Labels};
@@ -67,7 +67,11 @@ row! {
         requirements: Json<BTreeMap<String, String>>,
         excluded: Json<Vec<String>>,
         waiting: i64,
+        first_rank: i32,
+        first_ready_at: Time,
+        first_task_id: String,
+        look: Json<Option<Look>>,
     }
-    index BY_CAPABILITY = "queues_by_capability": (open_capability) -> (queue_id);
-    index BY_TARGET = "queues_by_target": (target_agent) -> (queue_id);
+    index BY_CAPABILITY = "queues_by_capability": (open_capability) -> (first_rank, first_ready_at, first_task_id);
+    index BY_TARGET = "queues_by_target": (target_agent) -> (first_rank, first_ready_at, first_task_id);
 }

@@ -1,0 +1,72 @@
+//! Work for an agent without a stream: only while it asks.
+
+use crate::lane::{Decision, World};
+use crate::store::row::Value;
+use crate::tasks::{Task, TaskState, dispatch};
+use crate::{registry, sessions};
+
+/// How many tasks of a session are read at a time.
+const PAGE: usize = 256;
+
+/// An agent asks for tasks: fills its slots, up to `most`, and returns what is assigned to it and not answered yet. If there is nothing
+/// it can be given tasks from now on, until [`close_poll`]; else the poll is over.
+///
+/// # Errors
+/// SESSION_ENDED, SESSION_SUPERSEDED.
+pub fn open_poll(world: &mut World, session_id: &str, most: i32) -> Decision<Vec<String>> {
+    sessions::rules::live(world, session_id)?;
+    let most = usize::try_from(most).unwrap_or(0);
+    let mut unanswered = all_unanswered(world, session_id)?;
+    if unanswered.len() < most {
+        set_polling(
+            world,
+            session_id,
+            i32::try_from(most - unanswered.len()).unwrap_or(i32::MAX),
+        )?;
+        dispatch::fill(world, session_id)?;
+        unanswered = all_unanswered(world, session_id)?;
+    }
+    if !unanswered.is_empty() {
+        set_polling(world, session_id, 0)?;
+    }
+    unanswered.truncate(most);
+    Ok(unanswered)
+}
+
+/// Nobody waits for tasks any more: returns what was assigned meanwhile.
+pub fn close_poll(world: &mut World, session_id: &str) -> Decision<Vec<String>> {
+    let session = world.sessions.get(&session_id.to_owned())?;
+    if session.is_none_or(|session| !session.is_live()) {
+        return Ok(Vec::new());
+    }
+    set_polling(world, session_id, 0)?;
+    all_unanswered(world, session_id)
+}
+
+fn set_polling(world: &mut World, session_id: &str, polling: i32) -> Decision<()> {
+    let session = sessions::rules::live(world, session_id)?;
+    if session.polling != polling {
+        let mut session = (*session).clone();
+        session.polling = polling;
+        registry::rules::offer(world, session)?;
+    }
+    Ok(())
+}
+
+/// What is assigned to a session and neither accepted nor rejected. A session has a bounded number of tasks.
+fn all_unanswered(world: &mut World, session_id: &str) -> Decision<Vec<String>> {
+    let prefix = [Value::Text(session_id.to_owned())];
+    let mut unanswered = Vec::new();
+    let mut passed: Option<Vec<Value>> = None;
+    loop {
+        let tasks = world
+            .tasks
+            .select_after(Task::BY_SESSION, &prefix, passed.as_deref(), PAGE)?;
+        let assigned = tasks.iter().filter(|task| task.state == TaskState::Assigned);
+        unanswered.extend(assigned.map(|task| task.task_id.clone()));
+        match tasks.last() {
+            Some(last) if tasks.len() == PAGE => passed = Some(vec![Value::Text(last.task_id.clone())]),
+            _ => return Ok(unanswered),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Histories of tasks: random ones, which keep every promise, and small ones for what each rule says.
+
+mod fleet;
+mod histories;
+mod stories;

@@ -1,0 +1,1 @@
+//! What each rule says, told in small.
