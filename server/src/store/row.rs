@@ -251,7 +251,8 @@ impl<T: Field> Field for Option<T> {
 }
 
 /// A column of JSON text, for what no index looks into.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct Json<T>(pub T);
 
 impl<T> Deref for Json<T> {
