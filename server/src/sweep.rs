@@ -18,6 +18,7 @@ use crate::events::{self, Event};
 use crate::lane::{Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
 use crate::locks::{self, Lock, Waiter};
 use crate::registry::{self, Agent};
+use crate::sessions::gap::Gap;
 use crate::sessions::{self, Session};
 use crate::store::row::Row;
 use crate::store::{Head, Selection, Store};
@@ -97,8 +98,8 @@ pub struct Sweep {
     due: Due,
     store: Store,
     lanes: Lanes,
-    /// The end of the last time in which clients could not reach the server.
-    gap_end: Arc<dyn Fn() -> Time + Send + Sync>,
+    /// The last time in which clients could not reach the server. Asked inside the jobs: a process that was stopped since may wake there.
+    gap: Gap,
 }
 
 /// What one round found.
@@ -115,14 +116,14 @@ impl Sweep {
         due: Due,
         store: Store,
         lanes: Lanes,
-        gap_end: impl Fn() -> Time + Send + Sync + 'static,
+        gap: Gap,
         draining: CancellationToken,
     ) {
         let sweep = Sweep {
             due,
             store,
             lanes,
-            gap_end: Arc::new(gap_end),
+            gap,
         };
         tokio::spawn(async move {
             tokio::select! {
@@ -177,7 +178,7 @@ impl Sweep {
     }
 
     async fn round(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
-        let gap_end = (self.gap_end)();
+        let (lock_gap, task_gap) = (self.gap.clone(), self.gap.clone());
         let mut rounds = vec![
             self.rows::<Session>(
                 namespace,
@@ -194,7 +195,7 @@ impl Sweep {
                 Lock::BY_DUE,
                 |row| Some(row.due_at),
                 |world, key| world.locks.want(key),
-                move |world, row| locks::rules::lock_due(world, &row.resource_id, gap_end),
+                move |world, row| locks::rules::lock_due(world, &row.resource_id, lock_gap.end_at(world.now())),
             )
             .await?,
             self.rows::<Waiter>(
@@ -212,7 +213,7 @@ impl Sweep {
                 Task::BY_DUE,
                 |row| row.due_at,
                 |world, key| world.tasks.want(key),
-                move |world, row| tasks::rules::due(world, &row.task_id, gap_end),
+                move |world, row| tasks::rules::due(world, &row.task_id, task_gap.end_at(world.now())),
             )
             .await?,
             self.rows::<Workflow>(

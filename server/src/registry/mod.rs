@@ -4,12 +4,10 @@
 //! that the tail keeps in memory; dispatch finds agents through [`Offer`] rows, which say what each live session can take now.
 
 mod change;
-mod discover;
 pub mod rpc;
 pub mod rules;
 pub mod schema;
 pub mod store;
-mod view;
 
 #[cfg(test)]
 mod rules_tests;

@@ -13,9 +13,8 @@
 //! ```
 
 pub mod beats;
-mod connect;
+mod broken;
 pub mod gap;
-mod push;
 pub mod rpc;
 pub mod rules;
 pub mod store;

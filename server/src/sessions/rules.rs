@@ -193,12 +193,13 @@ pub fn forget_calls(world: &mut World, session_id: &str, generation: i64) -> Dec
     Ok(())
 }
 
-/// Ends a session whose stream of this generation broke, unless another has been opened since.
-pub fn end_if_broken(world: &mut World, session_id: &str, generation: i64) -> Decision<()> {
+/// Ends a session whose stream of this generation broke, unless another has been opened since. Says whether it did.
+pub fn end_if_broken(world: &mut World, session_id: &str, generation: i64) -> Decision<bool> {
     match world.sessions.get(&session_id.to_owned())? {
-        Some(session) if session.generation == generation && !session.connected => {
-            end(world, session_id, Life::Expired)
+        Some(session) if session.is_live() && session.generation == generation && !session.connected => {
+            end(world, session_id, Life::Expired)?;
+            Ok(true)
         }
-        _ => Ok(()),
+        _ => Ok(false),
     }
 }
