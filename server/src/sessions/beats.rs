@@ -96,16 +96,14 @@ impl Beats {
         self.wake_if_earlier(lives);
     }
 
-    /// Notes a sign of life. False if that is not for this place to say: ask the lane ([`super::watch::beat`]).
+    /// Notes a sign of life, and tells the session's TTL. Nothing if that is not for this place to say: ask the lane
+    /// ([`super::watch::beat`]).
     #[must_use]
-    pub fn beat(&self, namespace: &str, session_id: &str) -> bool {
-        match self.lock().get(namespace, session_id) {
-            Some(beat) if !beat.condemned => {
-                beat.last = Instant::now();
-                true
-            }
-            _ => false,
-        }
+    pub fn beat(&self, namespace: &str, session_id: &str) -> Option<Duration> {
+        let mut lives = self.lock();
+        let beat = lives.get(namespace, session_id).filter(|beat| !beat.condemned)?;
+        beat.last = Instant::now();
+        Some(beat.ttl)
     }
 
     /// Notes a sign of life of a session of which a lane's job knows that it is alive. To be called inside that job: what the lane decides

@@ -180,13 +180,13 @@ impl Watchman {
     }
 }
 
-/// Notes a sign of life of a session.
+/// Notes a sign of life of a session, and tells its TTL.
 ///
 /// # Errors
 /// SESSION_ENDED, SESSION_SUPERSEDED; what the lane refuses with where it must be asked.
-pub async fn beat(lanes: &Lanes, beats: &Beats, namespace: &Arc<str>, session_id: &str) -> Result<(), Refusal> {
-    if beats.beat(namespace, session_id) {
-        return Ok(());
+pub async fn beat(lanes: &Lanes, beats: &Beats, namespace: &Arc<str>, session_id: &str) -> Result<Duration, Refusal> {
+    if let Some(ttl) = beats.beat(namespace, session_id) {
+        return Ok(ttl);
     }
     let beats = beats.clone();
     let session_id = session_id.to_owned();
@@ -197,8 +197,8 @@ pub async fn beat(lanes: &Lanes, beats: &Beats, namespace: &Arc<str>, session_id
         move |world| {
             let session = rules::live(world, &session_id)?;
             beats.revive(&world.namespace, &session);
-            Ok(())
+            Ok(session.ttl)
         },
     );
-    asked.await.map(|_| ())
+    Ok(asked.await?.answer)
 }

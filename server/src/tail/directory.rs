@@ -90,15 +90,27 @@ struct Changed {
 pub struct Watch(Arc<Changed>);
 
 impl Watch {
-    /// The agents that changed, or are gone, since the last call; waits for one.
-    pub async fn changed(&mut self) -> HashSet<String> {
-        loop {
-            let changed = std::mem::take(&mut *self.0.agents.lock().expect("no panic under this lock"));
-            if !changed.is_empty() {
-                return changed;
-            }
+    /// Waits until an agent has changed, or is gone, since the last [`Watch::take`].
+    pub async fn changed(&mut self) {
+        while self.is_empty() {
             self.0.notify.notified().await;
         }
+    }
+
+    /// The agents that changed, or are gone, since the last call.
+    pub fn take(&mut self) -> HashSet<String> {
+        std::mem::take(&mut *self.0.lock())
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+}
+
+impl Changed {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.agents.lock().expect("no panic under this lock")
     }
 }
 
@@ -222,7 +234,7 @@ impl Directory {
                 return false;
             };
             let agents = changed.iter().map(|agent_id| (*agent_id).to_owned());
-            watch.agents.lock().expect("no panic under this lock").extend(agents);
+            watch.lock().extend(agents);
             watch.notify.notify_one();
             true
         });

@@ -193,7 +193,9 @@ async fn a_watch_hears_of_each_agent_once_however_often_it_changed() {
         take(&mut world, 0, 2, number);
         directory.apply(&commit_of(&world, None));
     }
-    let mut changed: Vec<String> = watch.changed().await.into_iter().collect();
+    watch.changed().await;
+    let mut changed: Vec<String> = watch.take().into_iter().collect();
+    assert!(watch.is_empty());
     changed.sort();
     assert_eq!(changed, ["agent-1", "agent-2"]);
     drop(watch);
