@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Limits;
 use crate::lane::Lanes;
 use crate::sessions::beats::Beats;
+use crate::sessions::gap::Gap;
+use crate::sessions::watch::Watchman;
 use crate::store::Store;
 use crate::sweep::{Due, Sweep};
 use crate::tail::Tail;
-use crate::time::Time;
 
 /// A server's parts, as the doors see them.
 pub struct App {
@@ -22,6 +23,8 @@ pub struct App {
     pub tail: Tail,
     /// Signs of life.
     pub beats: Beats,
+    /// When signs of life could not be seen.
+    pub gap: Gap,
     /// What the server accepts.
     pub limits: Limits,
     /// Set when the server is stopping: streams end, health says NOT_SERVING.
@@ -32,17 +35,26 @@ impl App {
     /// Puts a server together over a store and starts what runs beside the calls.
     pub fn start(store: Store, limits: Limits) -> Arc<App> {
         let beats = Beats::new();
+        let gap = Gap::new();
         let due = Due::new();
         let observers: Vec<crate::tail::Observer> = vec![beats.observer(), due.observer()];
         let tail = Tail::new(store.clone(), observers);
         let lanes = Lanes::new(store.clone(), tail.clone());
         let draining = CancellationToken::new();
-        Sweep::start(due, store.clone(), lanes.clone(), || Time(0), draining.clone());
+        Sweep::start(due, store.clone(), lanes.clone(), gap.clone(), draining.clone());
+        let watchman = Watchman {
+            store: store.clone(),
+            lanes: lanes.clone(),
+            beats: beats.clone(),
+            gap: gap.clone(),
+        };
+        watchman.start(draining.clone());
         Arc::new(App {
             store,
             lanes,
             tail,
             beats,
+            gap,
             limits,
             draining,
         })

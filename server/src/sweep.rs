@@ -18,6 +18,7 @@ use crate::events::{self, Event};
 use crate::lane::{BatchRecord, Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
 use crate::locks::{self, Lock, Waiter};
 use crate::registry::{self, Agent};
+use crate::sessions::gap::Gap;
 use crate::sessions::{self, Session};
 use crate::store::row::Row;
 use crate::store::{Head, Selection, Store, TablePlan, TableRows};
@@ -97,8 +98,8 @@ pub struct Sweep {
     due: Due,
     store: Store,
     lanes: Lanes,
-    /// The end of the last time in which clients could not reach the server.
-    gap_end: Arc<dyn Fn() -> Time + Send + Sync>,
+    /// The last time in which clients could not reach the server. Asked inside the jobs: a process that was stopped since may wake there.
+    gap: Gap,
 }
 
 /// What one round found.
@@ -111,19 +112,8 @@ struct Round {
 
 impl Sweep {
     /// Starts sweeping, until the server is draining.
-    pub fn start(
-        due: Due,
-        store: Store,
-        lanes: Lanes,
-        gap_end: impl Fn() -> Time + Send + Sync + 'static,
-        draining: CancellationToken,
-    ) {
-        let sweep = Sweep {
-            due,
-            store,
-            lanes,
-            gap_end: Arc::new(gap_end),
-        };
+    pub fn start(due: Due, store: Store, lanes: Lanes, gap: Gap, draining: CancellationToken) {
+        let sweep = Sweep { due, store, lanes, gap };
         tokio::spawn(async move {
             tokio::select! {
                 () = sweep.run() => {}
@@ -177,7 +167,7 @@ impl Sweep {
     }
 
     async fn round(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
-        let gap_end = (self.gap_end)();
+        let (lock_gap, task_gap) = (self.gap.clone(), self.gap.clone());
         let plan = vec![
             first::<Session>(Session::BY_DUE, ROUND + 1),
             first::<Lock>(Lock::BY_DUE, ROUND + 1),
@@ -209,7 +199,7 @@ impl Sweep {
             decode::<Lock>(rows.next())?,
             |row| Some(row.due_at),
             |world, key| world.locks.want(key),
-            move |world, row| locks::rules::lock_due(world, &row.resource_id, gap_end),
+            move |world, row| locks::rules::lock_due(world, &row.resource_id, lock_gap.end_at(world.now())),
         );
         let waiters = self.rows(
             namespace,
@@ -225,7 +215,7 @@ impl Sweep {
             decode::<Task>(rows.next())?,
             |row| row.due_at,
             |world, key| world.tasks.want(key),
-            move |world, row| tasks::rules::due(world, &row.task_id, gap_end),
+            move |world, row| tasks::rules::due(world, &row.task_id, task_gap.end_at(world.now())),
         );
         let workflows = self.rows(
             namespace,

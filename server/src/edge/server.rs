@@ -69,6 +69,10 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
             crate::locks::rpc::Locks::new(Arc::clone(&app))
         ))
         .add_service(service!(
+            registry_service_server::RegistryServiceServer,
+            crate::registry::rpc::Registry::new(Arc::clone(&app))
+        ))
+        .add_service(service!(
             state_service_server::StateServiceServer,
             crate::state::rpc::States::new(Arc::clone(&app))
         ));

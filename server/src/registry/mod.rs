@@ -3,15 +3,25 @@
 //! An agent's row is its registration; its life is a session ([`crate::sessions`]). Discovery is answered from the directory
 //! that the tail keeps in memory; dispatch finds agents through [`Offer`] rows, which say what each live session can take now.
 
+mod change;
 pub mod rpc;
 pub mod rules;
+pub mod schema;
 pub mod store;
+
+#[cfg(test)]
+mod rules_tests;
 
 use std::time::Duration;
 
 use crate::named_enum;
+use crate::sessions::Session;
 use crate::store::row::{Json, Labels};
 use crate::time::Time;
+
+/// How long an OFFLINE agent stays listed, and how long its last incarnation is remembered after it is taken off the list. Not
+/// shorter than the rows of its sessions are kept, so that of two sessions of one agent the newer always has the higher incarnation.
+pub const OFFLINE_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
 /// What an agent says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -44,7 +54,7 @@ pub struct Capability {
 }
 
 /// A registration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Agent {
     /// Unique in the namespace.
     pub agent_id: String,
@@ -70,6 +80,21 @@ pub struct Agent {
     pub offline_at: Option<Time>,
     /// When it is taken off the list, while it is OFFLINE.
     pub due_at: Option<Time>,
+}
+
+impl Agent {
+    /// Whether others see it. The row of an agent that was taken off the list stays for a while, empty, and remembers the incarnation.
+    pub fn is_listed(&self) -> bool {
+        self.session_id.is_some() || self.offline_at.is_some()
+    }
+
+    /// How many more tasks it would take now, as others see it: none unless it is there and says ACTIVE.
+    pub fn free_slots(&self, session: Option<&Session>) -> i32 {
+        match (self.said_status, session) {
+            (SaidStatus::Active, Some(session)) => (session.capacity - session.in_flight).max(0),
+            _ => 0,
+        }
+    }
 }
 
 /// What a live session has to offer under one capability. There is a row for each capability, and one under the empty name for

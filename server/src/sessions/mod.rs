@@ -13,9 +13,12 @@
 //! ```
 
 pub mod beats;
+mod broken;
+pub mod gap;
 pub mod rpc;
 pub mod rules;
 pub mod store;
+pub mod watch;
 
 use std::time::Duration;
 
@@ -26,6 +29,10 @@ use crate::time::Time;
 pub const MIN_TTL: Duration = Duration::from_secs(1);
 /// The longest session TTL.
 pub const MAX_TTL: Duration = Duration::from_secs(600);
+/// How long the row of a session that has ended is kept, so that whoever still acts under it hears why it ended.
+pub const ENDED_KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// How many locks and how many tasks of a dead session one job releases.
+pub const RELEASED_AT_ONCE: usize = 64;
 /// The TTL of a session with a stream, unless it asks for another.
 pub const DEFAULT_STREAM_TTL: Duration = Duration::from_secs(3);
 /// The TTL of a session without a stream, unless it asks for another.
@@ -47,7 +54,7 @@ pub enum Life {
 named_enum!(Life { Live = "LIVE", Expired = "EXPIRED", Superseded = "SUPERSEDED", Deregistered = "DEREGISTERED" });
 
 /// A session.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Session {
     /// The secret that its agent acts under.
     pub session_id: String,

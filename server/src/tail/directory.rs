@@ -1,7 +1,13 @@
 //! The directory: every agent of a namespace in memory, so that discovery costs no look at the store.
+//!
+//! The agents of each capability are kept in the order of their fitness, so that the first page costs a page, however many there are.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::sync::Notify;
 
 use crate::error::Refusal;
 use crate::lane::{Commit, refusal_of};
@@ -9,6 +15,7 @@ use crate::registry::Agent;
 use crate::sessions::Session;
 use crate::store::row::{Row, Value};
 use crate::store::{Selection, Store};
+use crate::time::Time;
 
 /// How many rows are read at a time.
 const PAGE: usize = 5_000;
@@ -22,6 +29,33 @@ pub struct Entry {
     pub session: Option<Arc<Session>>,
 }
 
+impl Entry {
+    /// How many more tasks the agent would take now.
+    pub fn free_slots(&self) -> i32 {
+        self.agent.free_slots(self.session.as_deref())
+    }
+
+    fn place(&self) -> Place {
+        let there = self.session.as_ref();
+        Place {
+            free: Reverse(there.map_or(-1, |_| self.free_slots())),
+            last_assigned_at: there.map_or(Time::default(), |session| session.last_assigned_at),
+            agent_id: self.agent.agent_id.as_str().into(),
+        }
+    }
+}
+
+/// An agent's place in the order of fitness: most free slots, then least recently assigned, then by id. Those who are OFFLINE come last.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// How many free slots it has; -1 if it is OFFLINE.
+    pub free: Reverse<i32>,
+    /// When it was last given a task.
+    pub last_assigned_at: Time,
+    /// The agent.
+    pub agent_id: Arc<str>,
+}
+
 /// The agents of a namespace.
 #[derive(Default)]
 pub struct Directory {
@@ -31,11 +65,53 @@ pub struct Directory {
     newer: HashSet<String>,
     /// Whether the store was read.
     begun: bool,
-    agents: BTreeMap<String, Arc<Agent>>,
+    agents: HashMap<String, Known>,
     sessions: HashMap<String, Arc<Session>>,
-    by_capability: HashMap<String, HashSet<String>>,
+    /// The agents of each capability, the fittest first; under the empty name every agent.
+    ranks: HashMap<String, BTreeSet<Place>>,
+    watches: Vec<Weak<Changed>>,
     /// What the directory has seen.
     position: i64,
+}
+
+struct Known {
+    agent: Arc<Agent>,
+    place: Place,
+}
+
+/// Which agents changed since somebody looked last: a set, so that it does not grow with the number of changes.
+#[derive(Default)]
+struct Changed {
+    agents: Mutex<HashSet<String>>,
+    notify: Notify,
+}
+
+/// Follows the changes of a directory.
+pub struct Watch(Arc<Changed>);
+
+impl Watch {
+    /// Waits until an agent has changed, or is gone, since the last [`Watch::take`].
+    pub async fn changed(&mut self) {
+        while self.is_empty() {
+            self.0.notify.notified().await;
+        }
+    }
+
+    /// The agents that changed, or are gone, since the last call.
+    pub fn take(&mut self) -> HashSet<String> {
+        std::mem::take(&mut *self.0.lock())
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+}
+
+impl Changed {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.agents.lock().expect("no panic under this lock")
+    }
 }
 
 /// What the store had when the directory was opened.
@@ -110,8 +186,12 @@ impl Directory {
         }
         for agent in snapshot.agents {
             if !newer.contains(&agent.agent_id) {
-                self.put_agent(Arc::new(agent));
+                self.put_agent(&agent.agent_id.clone(), Some(Arc::new(agent)));
             }
+        }
+        // Those that commits put in meanwhile did not find their sessions, where these have not changed.
+        for agent_id in newer {
+            self.rank(&agent_id);
         }
         self.begun = true;
         self.position = self.position.max(snapshot.position);
@@ -123,10 +203,12 @@ impl Directory {
             self.newer
                 .extend(commit.sessions.keys().chain(commit.agents.keys()).cloned());
         }
+        let mut changed: HashSet<&str> = commit.agents.keys().map(String::as_str).collect();
         for (session_id, session) in &commit.sessions {
             match session {
                 Some(session) if session.is_live() => {
                     self.sessions.insert(session_id.clone(), Arc::clone(session));
+                    changed.insert(&session.agent_id);
                 }
                 _ => {
                     self.sessions.remove(session_id);
@@ -134,33 +216,68 @@ impl Directory {
             }
         }
         for (agent_id, agent) in &commit.agents {
-            self.remove_agent(agent_id);
-            if let Some(agent) = agent {
-                self.put_agent(Arc::clone(agent));
-            }
+            self.put_agent(agent_id, agent.clone());
+        }
+        for agent_id in &changed {
+            self.rank(agent_id);
         }
         self.position = self.position.max(commit.head.position);
+        self.tell(&changed);
     }
 
-    fn put_agent(&mut self, agent: Arc<Agent>) {
-        for capability in agent.capabilities.iter() {
-            self.by_capability
-                .entry(capability.name.clone())
-                .or_default()
-                .insert(agent.agent_id.clone());
-        }
-        self.agents.insert(agent.agent_id.clone(), agent);
-    }
-
-    fn remove_agent(&mut self, agent_id: &str) {
-        let Some(agent) = self.agents.remove(agent_id) else {
+    fn tell(&mut self, changed: &HashSet<&str>) {
+        if changed.is_empty() {
             return;
-        };
-        for capability in agent.capabilities.iter() {
-            if let Some(agents) = self.by_capability.get_mut(&capability.name) {
-                agents.remove(agent_id);
-                if agents.is_empty() {
-                    self.by_capability.remove(&capability.name);
+        }
+        self.watches.retain(|watch| {
+            let Some(watch) = watch.upgrade() else {
+                return false;
+            };
+            let agents = changed.iter().map(|agent_id| (*agent_id).to_owned());
+            watch.lock().extend(agents);
+            watch.notify.notify_one();
+            true
+        });
+    }
+
+    /// Replaces what is known of an agent, and gives it its place.
+    fn put_agent(&mut self, agent_id: &str, agent: Option<Arc<Agent>>) {
+        if let Some(known) = self.agents.remove(agent_id) {
+            self.unrank(&known);
+        }
+        if let Some(agent) = agent.filter(|agent| agent.is_listed()) {
+            let place = self.entry(&agent).place();
+            let known = Known { agent, place };
+            for name in names(&known.agent) {
+                match self.ranks.get_mut(name) {
+                    Some(rank) => rank.insert(known.place.clone()),
+                    None => self
+                        .ranks
+                        .entry(name.to_owned())
+                        .or_default()
+                        .insert(known.place.clone()),
+                };
+            }
+            self.agents.insert(agent_id.to_owned(), known);
+        }
+    }
+
+    /// Gives an agent its place anew, if its session has changed it.
+    fn rank(&mut self, agent_id: &str) {
+        if let Some(known) = self.agents.get(agent_id)
+            && self.entry(&known.agent).place() != known.place
+        {
+            let agent = Arc::clone(&known.agent);
+            self.put_agent(agent_id, Some(agent));
+        }
+    }
+
+    fn unrank(&mut self, known: &Known) {
+        for name in names(&known.agent) {
+            if let Some(rank) = self.ranks.get_mut(name) {
+                rank.remove(&known.place);
+                if rank.is_empty() {
+                    self.ranks.remove(name);
                 }
             }
         }
@@ -174,20 +291,35 @@ impl Directory {
         }
     }
 
-    /// Every agent, or every one with a capability, in no order that matters.
-    pub fn entries<'a>(&'a self, capability: Option<&'a str>) -> Box<dyn Iterator<Item = Entry> + 'a> {
-        match capability {
-            None => Box::new(self.agents.values().map(|agent| self.entry(agent))),
-            Some(capability) => {
-                let ids = self.by_capability.get(capability).into_iter().flatten();
-                Box::new(ids.filter_map(|id| self.agents.get(id)).map(|agent| self.entry(agent)))
-            }
-        }
+    /// Every agent, or every one with a capability, the fittest first, after a place or from the beginning.
+    pub fn ranked<'a>(
+        &'a self,
+        capability: Option<&str>,
+        after: Option<&Place>,
+    ) -> impl Iterator<Item = (&'a Place, Entry)> + use<'a> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let rank = self.ranks.get(capability.unwrap_or_default());
+        let places = rank
+            .into_iter()
+            .flat_map(move |rank| rank.range((from.clone(), Bound::Unbounded)));
+        places.filter_map(|place| Some((place, self.get(&place.agent_id)?)))
+    }
+
+    /// Every agent, or every one with a capability, the fittest first.
+    pub fn entries<'a>(&'a self, capability: Option<&str>) -> impl Iterator<Item = Entry> + use<'a> {
+        self.ranked(capability, None).map(|(_, entry)| entry)
     }
 
     /// One agent.
     pub fn get(&self, agent_id: &str) -> Option<Entry> {
-        self.agents.get(agent_id).map(|agent| self.entry(agent))
+        self.agents.get(agent_id).map(|known| self.entry(&known.agent))
+    }
+
+    /// Follows what changes from now on.
+    pub fn watch(&mut self) -> Watch {
+        let changed = Arc::new(Changed::default());
+        self.watches.push(Arc::downgrade(&changed));
+        Watch(changed)
     }
 
     /// What the directory has seen.
@@ -195,3 +327,12 @@ impl Directory {
         self.position
     }
 }
+
+/// The names that an agent is found under: its capabilities', and the empty one.
+fn names(agent: &Agent) -> impl Iterator<Item = &str> {
+    let names = agent.capabilities.iter().map(|capability| capability.name.as_str());
+    names.chain([""])
+}
+
+#[cfg(test)]
+mod tests;

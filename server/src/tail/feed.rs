@@ -223,7 +223,7 @@ impl Feed {
     }
 
     /// Looks at the directory of agents, which is read from the store the first time.
-    pub async fn directory<T>(&self, look: impl FnOnce(&Directory) -> T) -> Result<T, Refusal> {
+    pub async fn directory<T>(&self, look: impl FnOnce(&mut Directory) -> T) -> Result<T, Refusal> {
         self.directory
             .get_or_try_init(|| async {
                 self.agents.lock().expect("no panic under this lock").open();
@@ -232,7 +232,7 @@ impl Feed {
                 Ok::<(), Refusal>(())
             })
             .await?;
-        Ok(look(&self.agents.lock().expect("no panic under this lock")))
+        Ok(look(&mut self.agents.lock().expect("no panic under this lock")))
     }
 }
 

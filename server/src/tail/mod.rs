@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Reason, Refusal};
 use crate::lane::{Commit, EpochRecord, refusal_of};
 use crate::store::{Selection, Store};
-pub use directory::{Directory, Entry};
+pub use directory::{Directory, Entry, Place, Watch};
 pub use feed::{Delivery, Feed, Subscription};
 pub use filter::{Filter, Pattern};
 

@@ -1,0 +1,204 @@
+//! The watch over the living: finds sessions that fell silent, and asks the lane to end them.
+//!
+//! Death is decided inside the lane, where the signs of life are looked at once more. One task sleeps until the earliest possible death; the
+//! living cost nothing in between. While the server is stopping, nobody dies.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::beats::{Beats, Suspect};
+use super::gap::Gap;
+use super::{Life, Session, rules};
+use crate::error::Refusal;
+use crate::lane::{Call, Lanes, Urgency, refusal_of};
+use crate::store::row::{Row, Value};
+use crate::store::{Selection, Store};
+
+/// How many deaths are decided at a time.
+const AT_ONCE: usize = 256;
+/// How long to wait after a round that found somebody.
+const BREATH: Duration = Duration::from_millis(20);
+/// How long to wait before a failed step of the start is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How many sessions are read, or brought up to date, at a time.
+const PAGE: usize = 500;
+
+/// What the watch works with.
+#[derive(Clone)]
+pub struct Watchman {
+    /// Where sessions are read at the start.
+    pub store: Store,
+    /// Where deaths are decided.
+    pub lanes: Lanes,
+    /// Signs of life.
+    pub beats: Beats,
+    /// When they could not be seen.
+    pub gap: Gap,
+}
+
+impl Watchman {
+    /// Watches until the server stops.
+    pub fn start(self, draining: CancellationToken) {
+        self.gap.start(draining.clone());
+        let watchman = self.clone();
+        let token = draining.clone();
+        tokio::spawn(async move { token.run_until_cancelled(watchman.begin()).await });
+        tokio::spawn(async move { draining.run_until_cancelled(self.watch()).await });
+    }
+
+    async fn watch(&self) {
+        loop {
+            let (suspects, next) = self.beats.suspects(self.gap.end(), Instant::now(), AT_ONCE);
+            if !suspects.is_empty() {
+                for suspect in suspects {
+                    let watchman = self.clone();
+                    tokio::spawn(async move { watchman.look_at(suspect).await });
+                }
+                tokio::time::sleep(BREATH).await;
+                continue;
+            }
+            match next {
+                Some(next) => {
+                    let _ =
+                        tokio::time::timeout_at(next.max(Instant::now() + BREATH).into(), self.beats.earlier()).await;
+                }
+                None => self.beats.earlier().await,
+            }
+        }
+    }
+
+    /// Ends a session if it is still silent when the lane comes to it.
+    async fn look_at(&self, suspect: Suspect) {
+        let (beats, gap) = (self.beats.clone(), self.gap.clone());
+        let key = suspect.clone();
+        let wanted = suspect.session_id.clone();
+        let ended = self
+            .lanes
+            .run(
+                Call::internal(&suspect.namespace, Urgency::High),
+                move |world| world.sessions.want(&wanted),
+                move |world| {
+                    let session = world.sessions.get(&key.session_id)?;
+                    let life = session.map_or(Life::Expired, |session| session.life);
+                    if life == Life::Live && beats.condemn(&key.namespace, &key.session_id, gap.end()) {
+                        rules::end(world, &key.session_id, Life::Expired)?;
+                        return Ok(Life::Expired);
+                    }
+                    Ok(life)
+                },
+            )
+            .await;
+        let Suspect { namespace, session_id } = &suspect;
+        match ended.map(|committed| committed.answer) {
+            Ok(Life::Live) => self.beats.pardon(namespace, session_id),
+            Ok(life) => self.beats.forget(namespace, session_id, life),
+            Err(_) => {
+                // The store is not there: everybody lives on, and is looked at again.
+                tokio::time::sleep(RETRY).await;
+                self.beats.pardon(namespace, session_id);
+            }
+        }
+    }
+
+    /// After a start: every session that was alive gets a full TTL to be heard of, and none has a stream or a poll yet.
+    async fn begin(&self) {
+        while let Err(refusal) = self.read_all().await {
+            tracing::warn!(%refusal, "the sessions cannot be read yet");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn read_all(&self) -> Result<(), Refusal> {
+        let namespaces = self.store.namespaces().await.map_err(|error| refusal_of(&error))?;
+        for namespace in namespaces {
+            let namespace: Arc<str> = namespace.into();
+            let mut after = None;
+            loop {
+                let page = self.read_page(&namespace, after).await?;
+                after = page
+                    .last()
+                    .and_then(|session| session.place(&Session::TABLE.indexes[Session::BY_LIFE]))
+                    .map(|(_, place)| place);
+                let is_last = page.len() < PAGE;
+                self.take_over(&namespace, page).await?;
+                if is_last {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_page(&self, namespace: &str, after: Option<Vec<Value>>) -> Result<Vec<Session>, Refusal> {
+        let selection = Selection {
+            index: Session::BY_LIFE,
+            prefix: vec![Value::Text(Life::Live.name().to_owned())],
+            after,
+            limit: PAGE,
+            backwards: false,
+        };
+        let page = self.store.select::<Session>(namespace, selection).await;
+        Ok(page.map_err(|error| refusal_of(&error))?.1)
+    }
+
+    /// Lets sessions in, in the lane, so that what has become of them since they were read comes first.
+    async fn take_over(&self, namespace: &Arc<str>, sessions: Vec<Session>) -> Result<(), Refusal> {
+        let beats = self.beats.clone();
+        let wanted: Vec<(String, String)> = sessions
+            .iter()
+            .map(|session| (session.session_id.clone(), session.agent_id.clone()))
+            .collect();
+        let read: Vec<(String, i64)> = sessions
+            .into_iter()
+            .map(|session| (session.session_id, session.generation))
+            .collect();
+        if read.is_empty() {
+            return Ok(());
+        }
+        let wants = move |world: &mut crate::lane::World| {
+            for (session_id, agent_id) in &wanted {
+                rules::want_agent(world, session_id, agent_id);
+            }
+        };
+        let take = move |world: &mut crate::lane::World| {
+            for (session_id, generation) in &read {
+                rules::forget_calls(world, session_id, *generation)?;
+                if let Some(session) = world.sessions.get(session_id)?
+                    && session.is_live()
+                {
+                    beats.let_in(&world.namespace, &session);
+                }
+            }
+            Ok(())
+        };
+        self.lanes
+            .run(Call::internal(namespace, Urgency::High), wants, take)
+            .await
+            .map(|_| ())
+    }
+}
+
+/// Notes a sign of life of a session, and tells its TTL.
+///
+/// # Errors
+/// SESSION_ENDED, SESSION_SUPERSEDED; what the lane refuses with where it must be asked.
+pub async fn beat(lanes: &Lanes, beats: &Beats, namespace: &Arc<str>, session_id: &str) -> Result<Duration, Refusal> {
+    if let Some(ttl) = beats.beat(namespace, session_id) {
+        return Ok(ttl);
+    }
+    let beats = beats.clone();
+    let session_id = session_id.to_owned();
+    let wanted = session_id.clone();
+    let asked = lanes.run(
+        Call::internal(namespace, Urgency::High),
+        move |world| world.sessions.want(&wanted),
+        move |world| {
+            let session = rules::live(world, &session_id)?;
+            beats.revive(&world.namespace, &session);
+            Ok(session.ttl)
+        },
+    );
+    Ok(asked.await?.answer)
+}
