@@ -203,13 +203,14 @@ async fn a_storm_of_cancelled_calls_leaves_nothing_behind() {
             let stage = stage.clone();
             // An answer that crosses its cancellation on the way is nobody's: such a lease ends by itself.
             let request = v1::AcquireLockRequest {
-                ttl: duration(Duration::from_secs(3)),
+                ttl: duration(Duration::from_secs(1)),
                 wait_timeout: (number % 2 == 0).then(|| duration(LONG)).flatten(),
                 ..wish(&stage, "r", "storm")
             };
             tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(number * 5)).await;
                 let mut storm = call(&stage, request);
-                let patience = Duration::from_micros(number * 37 % 30_000);
+                let patience = Duration::from_micros(number * 9_973 % 40_000);
                 let Ok(answer) = tokio::time::timeout(patience, &mut storm).await else {
                     storm.abort();
                     return None;
@@ -224,6 +225,7 @@ async fn a_storm_of_cancelled_calls_leaves_nothing_behind() {
         for call in calls {
             answered.extend(call.await.unwrap());
         }
+        eprintln!("{} of 400 were answered with the lock", answered.len());
         assert!(!answered.is_empty(), "a storm in which nothing succeeds shows nothing");
         let last = soon("the lock", acquire(&stage, waiting(&stage, "r", "after")))
             .await
