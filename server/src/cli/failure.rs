@@ -91,21 +91,18 @@ fn call_line(error: &drumline::Error) -> String {
         Reason::Unspecified if error.kind() == Kind::Refused => format!("{:?}: {}", error.code(), error.message()),
         _ => error.to_string(),
     };
+    let mut details: Vec<String> = error
+        .metadata()
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    details.sort_unstable();
+    // Where the message says it already it is not said again.
     let violations = error
         .violations()
         .iter()
-        .map(|violation| (violation.field.as_str(), violation.description.as_str()));
-    let mut metadata: Vec<_> = error
-        .metadata()
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-        .collect();
-    metadata.sort_unstable();
-    let details: Vec<String> = metadata
-        .into_iter()
-        .chain(violations)
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
+        .filter(|violation| !line.contains(&violation.description));
+    details.extend(violations.map(|violation| format!("{}: {}", violation.field, violation.description)));
     if !details.is_empty() {
         line.push_str(&format!(" ({})", details.join(", ")));
     }

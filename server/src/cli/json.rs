@@ -3,6 +3,7 @@
 //! What is written is canonical: names in lowerCamelCase, 64-bit numbers as strings, times as RFC 3339. What is read may name
 //! fields either way, leave out the prefixes of enums, and have plain JSON wherever the contract has a `Payload`.
 
+use std::io::{self, Write};
 use std::sync::LazyLock;
 
 use prost::Message;
@@ -11,7 +12,8 @@ use prost_reflect::{
 };
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{Deserializer, IntoDeserializer, Visitor};
-use serde::forward_to_deserialize_any;
+use serde::{Serialize, forward_to_deserialize_any};
+use serde_json::ser::{CompactFormatter, Formatter};
 use serde_json::{Map, Value};
 
 use super::Failure;
@@ -39,7 +41,25 @@ pub fn dynamic(message: &impl Message, name: &str) -> Result<DynamicMessage, Fai
 
 /// A message as one line of JSON.
 pub fn line(message: &impl Message, name: &str) -> Result<String, Failure> {
-    serde_json::to_string(&dynamic(message, name)?).map_err(|error| Failure::message(error.to_string()))
+    let mut out = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, Whole);
+    dynamic(message, name)?
+        .serialize(&mut serializer)
+        .map_err(|error| Failure::message(error.to_string()))?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+/// Writes doubles that are whole numbers as whole numbers: in a `Value` every number is a double.
+struct Whole;
+
+impl Formatter for Whole {
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        // Beyond this a double no longer knows its last digits.
+        if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 {
+            return write!(writer, "{value:.0}");
+        }
+        CompactFormatter.write_f64(writer, value)
+    }
 }
 
 /// Reads a message from JSON text.
@@ -201,6 +221,13 @@ mod tests {
             r#"{"resourceId":"r","fencingToken":"9007199254740993","ttl":"300s"}"#
         );
         assert_eq!(read::<pb::Lock>(&text, "Lock").expect("a lock"), lock);
+    }
+
+    #[test]
+    fn whole_numbers_are_written_whole() {
+        let value = drumline::payload::value(&serde_json::json!({"n": 1, "x": 1.5, "big": 1e300}));
+        let text = line(&value, "Payload").expect("JSON");
+        assert_eq!(text, r#"{"value":{"big":1e300,"n":1,"x":1.5}}"#);
     }
 
     #[test]

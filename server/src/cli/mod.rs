@@ -45,7 +45,7 @@ pub use failure::Failure;
 
 /// Drumline: the coordination plane for autonomous agents.
 #[derive(Debug, Parser)]
-#[command(name = "drumline", version, propagate_version = true, max_term_width = 120)]
+#[command(name = "drumline", version, max_term_width = 120)]
 #[command(
     after_help = "Exit codes: 0 done, 1 refused or ended badly, 2 wrong arguments, 3 the server cannot be reached."
 )]
