@@ -47,7 +47,8 @@ fn start_shared(composition: Composition) -> String {
         Composition::Sqlite => arguments.push("--ephemeral".into()),
         Composition::Postgres => arguments.extend(["--database-url".into(), new_database()]),
     }
-    let script = "\"$@\" & server=$!; cat > /dev/null; kill -9 $server";
+    // Killed, it leaves its temporary directory behind, so that is made in one that goes with it.
+    let script = "export TMPDIR=$(mktemp -d); \"$@\" & server=$!; cat > /dev/null; kill -9 $server; rm -rf \"$TMPDIR\"";
     let mut command = Command::new("sh");
     command
         .args(["-c", script, "sh", binary()])

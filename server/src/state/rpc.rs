@@ -166,8 +166,8 @@ async fn list(app: &App, context: &Context, request: v1::ListStatesRequest) -> R
     let mut after = page.after.or_else(|| before_prefix(&prefix));
     let mut states = Vec::new();
     let mut bytes = 0;
-    for _ in 0..SCAN.div_ceil(page.size) {
-        let limit = page.size.min(100);
+    let limit = page.size.min(100);
+    for _ in 0..SCAN.div_ceil(limit) {
         let selection = Selection {
             index: Document::PRIMARY,
             prefix: Vec::new(),
@@ -182,6 +182,7 @@ async fn list(app: &App, context: &Context, request: v1::ListStatesRequest) -> R
             .map_err(|error| refusal_of(&error))?;
         let exhausted = documents.len() < limit;
         for document in documents {
+            after = Some(vec![Value::Text(document.state_id.clone())]);
             if !document.state_id.starts_with(&prefix) {
                 if document.state_id > prefix {
                     return Ok(v1::ListStatesResponse {
@@ -191,7 +192,6 @@ async fn list(app: &App, context: &Context, request: v1::ListStatesRequest) -> R
                 }
                 continue;
             }
-            after = Some(vec![Value::Text(document.state_id.clone())]);
             if document.payload.is_none() {
                 continue;
             }
