@@ -313,11 +313,14 @@ CREATE TABLE workflows (
     workflow_name text COLLATE "C" NOT NULL,
     workflow_type text COLLATE "C" NOT NULL,
     state text COLLATE "C" NOT NULL,
-    definition text COLLATE "C" NOT NULL,
     result text COLLATE "C" NOT NULL,
     max_concurrent bigint NOT NULL,
     in_flight bigint NOT NULL,
+    step_count bigint NOT NULL,
     open_steps bigint NOT NULL,
+    ready_steps bigint NOT NULL,
+    waiting_items bigint NOT NULL,
+    stretches bigint NOT NULL,
     transitions bigint NOT NULL,
     error_log text COLLATE "C" NOT NULL,
     labels text COLLATE "C" NOT NULL,
@@ -342,6 +345,9 @@ CREATE TABLE workflow_steps (
     step_id text COLLATE "C" NOT NULL,
     state text COLLATE "C" NOT NULL,
     open_dependencies bigint NOT NULL,
+    skip bigint NOT NULL,
+    open bigint,
+    ready bigint,
     item_count bigint NOT NULL,
     expanded bigint NOT NULL,
     in_flight bigint NOT NULL,
@@ -353,8 +359,32 @@ CREATE TABLE workflow_steps (
     end_position bigint,
     PRIMARY KEY (namespace, workflow_id, number)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX workflow_steps_by_id ON workflow_steps (namespace, workflow_id, step_id, number);
+CREATE INDEX workflow_steps_open ON workflow_steps (namespace, workflow_id, open) WHERE open IS NOT NULL;
+CREATE INDEX workflow_steps_ready ON workflow_steps (namespace, workflow_id, ready) WHERE ready IS NOT NULL;
 
--- The items of steps; waiting is set while one waits to be started.
+-- The steps as they were given, and what the rules make of that: written once, when the workflow starts.
+CREATE TABLE workflow_definitions (
+    namespace text COLLATE "C" NOT NULL,
+    workflow_id text COLLATE "C" NOT NULL,
+    number bigint NOT NULL,
+    step text COLLATE "C" NOT NULL,
+    dependents text COLLATE "C" NOT NULL,
+    sees text COLLATE "C" NOT NULL,
+    PRIMARY KEY (namespace, workflow_id, number)
+);
+
+-- Parts of lists whose items have no rows yet.
+CREATE TABLE workflow_stretches (
+    namespace text COLLATE "C" NOT NULL,
+    workflow_id text COLLATE "C" NOT NULL,
+    number bigint NOT NULL,
+    place bigint NOT NULL,
+    items bytea NOT NULL,
+    PRIMARY KEY (namespace, workflow_id, number, place)
+);
+
+-- The items of steps; waiting is its rank while one waits to be started, in_flight the step's number while its task is under way.
 CREATE TABLE workflow_items (
     namespace text COLLATE "C" NOT NULL,
     workflow_id text COLLATE "C" NOT NULL,
@@ -363,14 +393,18 @@ CREATE TABLE workflow_items (
     item_key text COLLATE "C" NOT NULL,
     state text COLLATE "C" NOT NULL,
     waiting bigint,
-    item bytea,
+    in_flight bigint,
+    capability text COLLATE "C" NOT NULL,
+    agent_id text COLLATE "C" NOT NULL,
+    input bytea,
     task_id text COLLATE "C",
     fell_back bigint NOT NULL,
     result bytea,
     error text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, workflow_id, number, place)
 ) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX workflow_items_waiting ON workflow_items (namespace, workflow_id, waiting, place) WHERE waiting IS NOT NULL;
+CREATE INDEX workflow_items_waiting ON workflow_items (namespace, workflow_id, waiting, number, place) WHERE waiting IS NOT NULL;
+CREATE INDEX workflow_items_in_flight ON workflow_items (namespace, workflow_id, in_flight, place) WHERE in_flight IS NOT NULL;
 CREATE INDEX workflow_items_by_key ON workflow_items (namespace, workflow_id, number, item_key, place);
 
 -- The histories of workflows.

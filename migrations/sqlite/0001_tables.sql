@@ -313,11 +313,14 @@ CREATE TABLE workflows (
     workflow_name TEXT NOT NULL,
     workflow_type TEXT NOT NULL,
     state TEXT NOT NULL,
-    definition TEXT NOT NULL,
     result TEXT NOT NULL,
     max_concurrent INTEGER NOT NULL,
     in_flight INTEGER NOT NULL,
+    step_count INTEGER NOT NULL,
     open_steps INTEGER NOT NULL,
+    ready_steps INTEGER NOT NULL,
+    waiting_items INTEGER NOT NULL,
+    stretches INTEGER NOT NULL,
     transitions INTEGER NOT NULL,
     error_log TEXT NOT NULL,
     labels TEXT NOT NULL,
@@ -342,6 +345,9 @@ CREATE TABLE workflow_steps (
     step_id TEXT NOT NULL,
     state TEXT NOT NULL,
     open_dependencies INTEGER NOT NULL,
+    skip INTEGER NOT NULL,
+    open INTEGER,
+    ready INTEGER,
     item_count INTEGER NOT NULL,
     expanded INTEGER NOT NULL,
     in_flight INTEGER NOT NULL,
@@ -353,8 +359,32 @@ CREATE TABLE workflow_steps (
     end_position INTEGER,
     PRIMARY KEY (namespace, workflow_id, number)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX workflow_steps_by_id ON workflow_steps (namespace, workflow_id, step_id, number);
+CREATE INDEX workflow_steps_open ON workflow_steps (namespace, workflow_id, open) WHERE open IS NOT NULL;
+CREATE INDEX workflow_steps_ready ON workflow_steps (namespace, workflow_id, ready) WHERE ready IS NOT NULL;
 
--- The items of steps; waiting is set while one waits to be started.
+-- The steps as they were given, and what the rules make of that: written once, when the workflow starts.
+CREATE TABLE workflow_definitions (
+    namespace TEXT NOT NULL,
+    workflow_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    step TEXT NOT NULL,
+    dependents TEXT NOT NULL,
+    sees TEXT NOT NULL,
+    PRIMARY KEY (namespace, workflow_id, number)
+) STRICT;
+
+-- Parts of lists whose items have no rows yet.
+CREATE TABLE workflow_stretches (
+    namespace TEXT NOT NULL,
+    workflow_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    items BLOB NOT NULL,
+    PRIMARY KEY (namespace, workflow_id, number, place)
+) STRICT;
+
+-- The items of steps; waiting is its rank while one waits to be started, in_flight the step's number while its task is under way.
 CREATE TABLE workflow_items (
     namespace TEXT NOT NULL,
     workflow_id TEXT NOT NULL,
@@ -363,14 +393,18 @@ CREATE TABLE workflow_items (
     item_key TEXT NOT NULL,
     state TEXT NOT NULL,
     waiting INTEGER,
-    item BLOB,
+    in_flight INTEGER,
+    capability TEXT NOT NULL,
+    agent_id TEXT NOT NULL,
+    input BLOB,
     task_id TEXT,
     fell_back INTEGER NOT NULL,
     result BLOB,
     error TEXT NOT NULL,
     PRIMARY KEY (namespace, workflow_id, number, place)
 ) STRICT;
-CREATE INDEX workflow_items_waiting ON workflow_items (namespace, workflow_id, waiting, place) WHERE waiting IS NOT NULL;
+CREATE INDEX workflow_items_waiting ON workflow_items (namespace, workflow_id, waiting, number, place) WHERE waiting IS NOT NULL;
+CREATE INDEX workflow_items_in_flight ON workflow_items (namespace, workflow_id, in_flight, place) WHERE in_flight IS NOT NULL;
 CREATE INDEX workflow_items_by_key ON workflow_items (namespace, workflow_id, number, item_key, place);
 
 -- The histories of workflows.

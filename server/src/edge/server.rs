@@ -75,6 +75,10 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
         .add_service(service!(
             state_service_server::StateServiceServer,
             crate::state::rpc::States::new(Arc::clone(&app))
+        ))
+        .add_service(service!(
+            workflow_service_server::WorkflowServiceServer,
+            crate::workflows::rpc::Workflows::new(Arc::clone(&app))
         ));
 
     let draining = app.draining.clone();
