@@ -225,9 +225,9 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_written_whole() {
-        let value = drumline::payload::value(&serde_json::json!({"n": 1, "x": 1.5}));
+        let value = drumline::payload::value(&serde_json::json!({"n": 1, "x": 1.5, "big": 0.25}));
         let text = line(&value, "Payload").expect("JSON");
-        assert_eq!(text, r#"{"value":{"n":1,"x":1.5}}"#);
+        assert_eq!(text, r#"{"value":{"big":0.25,"n":1,"x":1.5}}"#);
     }
 
     #[test]

@@ -67,13 +67,13 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     };
     let done = under(&guard, &run, &mut orders).await;
     let lost = !guard.is_held();
-    if let Err(error) = guard.release().await {
-        if !lost {
-            note(&format!(
-                "warning: {} was not given back, it ends with its lease: {error}",
-                run.resource_id
-            ));
-        }
+    if let Err(error) = guard.release().await
+        && !lost
+    {
+        note(&format!(
+            "warning: {} was not given back, it ends with its lease: {error}",
+            run.resource_id
+        ));
     }
     match done? {
         0 => Ok(()),

@@ -38,8 +38,11 @@ pub struct Seen {
 pub struct Echoes {
     /// What they have seen.
     pub seen: Arc<Seen>,
-    agents: Vec<(oneshot::Sender<()>, JoinHandle<Result<(), Status>>)>,
+    agents: Vec<Running>,
 }
+
+/// An agent under way, and what tells it to go home.
+type Running = (oneshot::Sender<()>, JoinHandle<Result<(), Status>>);
 
 /// One agent's stream.
 struct Echo {
