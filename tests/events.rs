@@ -8,7 +8,8 @@ mod publish;
 mod starts;
 
 use drumline_proto::v1;
-use drumline_proto::v1::subscribe_request::Start;
+pub use drumline_proto::v1::NewEvent;
+pub use drumline_proto::v1::subscribe_request::Start;
 use drumline_proto::v1::subscribe_response::Content;
 use tonic::{Status, Streaming};
 

@@ -2,6 +2,7 @@
 //! refusal becomes a gRPC status.
 
 pub mod check;
+pub mod decode;
 pub mod page;
 pub mod payload;
 pub mod server;

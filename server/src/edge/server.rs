@@ -57,6 +57,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .layer(tower::util::MapResponseLayer::new(super::decode::explain))
         .add_service(health_service)
         .add_service(reflection_v1())
         .add_service(reflection_v1alpha())
