@@ -15,7 +15,8 @@ use crate::tail::Tail;
 
 /// A lane without jobs for this long stops.
 const IDLE: Duration = Duration::from_secs(10);
-/// How many times a batch may load more before its unfinished jobs are given up: a rule that asks for ever is a defect.
+/// How many times a batch may load more. What is decided by then is committed, and the other jobs are a batch of their own; if nothing is
+/// decided, the jobs ask without end: a defect.
 const MAX_LOADS: usize = 64;
 
 pub(super) struct Hall {
@@ -28,6 +29,8 @@ pub(super) struct Hall {
 /// A batch on its way: the jobs that were decided, and the world that they made.
 struct Decided {
     jobs: Vec<(Job, Result<(), Refusal>)>,
+    /// Jobs that wait for rows that those before them made them need.
+    rest: Vec<Job>,
     world: World,
     /// The head as it was stored.
     before: Head,
@@ -69,10 +72,16 @@ impl Hall {
     }
 
     /// Runs a batch; if the store refuses it, job by job, so that only the guilty one fails.
-    async fn run_batch(&self, jobs: Vec<Job>) {
-        let Err(jobs) = self.try_batch(jobs).await else {
-            return;
-        };
+    async fn run_batch(&self, mut jobs: Vec<Job>) {
+        while !jobs.is_empty() {
+            jobs = match self.try_batch(jobs).await {
+                Ok(rest) => rest,
+                Err(jobs) => return self.run_each(jobs).await,
+            };
+        }
+    }
+
+    async fn run_each(&self, jobs: Vec<Job>) {
         for job in jobs {
             if let Err(jobs) = self.try_batch(vec![job]).await {
                 for job in jobs {
@@ -82,13 +91,15 @@ impl Hall {
         }
     }
 
-    /// Runs a batch and answers its jobs; gives the jobs back if the store refused to save what they decided.
-    async fn try_batch(&self, jobs: Vec<Job>) -> Result<(), Vec<Job>> {
+    /// Runs a batch and answers its jobs, but for those that it returns; gives the jobs back if the store refused to save what they
+    /// decided.
+    async fn try_batch(&self, jobs: Vec<Job>) -> Result<Vec<Job>, Vec<Job>> {
         let Some(decided) = self.decide(jobs).await? else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let Decided {
             jobs,
+            rest,
             mut world,
             before,
             transaction,
@@ -97,7 +108,7 @@ impl Hall {
             drop(transaction);
             let head = world.head().clone();
             answer(jobs, &head);
-            return Ok(());
+            return Ok(rest);
         }
         sign(&mut world, &before);
         match transaction.commit(world.save()).await {
@@ -107,15 +118,15 @@ impl Hall {
                 // from now on begins after it.
                 self.tail.publish(Arc::clone(&commit));
                 answer(jobs, &commit.head);
-                Ok(())
+                Ok(rest)
             }
             Err(StoreError::Refused(cause)) => {
                 tracing::error!(namespace = %self.namespace, %cause, jobs = jobs.len(), "the store refused a batch");
-                Err(without_outcomes(jobs))
+                Err(without_outcomes(jobs).into_iter().chain(rest).collect())
             }
             Err(error) => {
                 fail(without_outcomes(jobs), &error);
-                Ok(())
+                Ok(rest)
             }
         }
     }
@@ -147,6 +158,7 @@ impl Hall {
             if jobs.is_empty() {
                 return Ok(Some(Decided {
                     jobs: decided,
+                    rest: jobs,
                     world,
                     before: head,
                     transaction,
@@ -162,10 +174,13 @@ impl Hall {
                 return give_up(jobs, error);
             }
         }
-        tracing::error!(namespace = %self.namespace, jobs = jobs.len(), "jobs ask for more rows without end");
-        decided.extend(jobs.into_iter().map(|job| (job, Err(internal()))));
+        if decided.is_empty() {
+            tracing::error!(namespace = %self.namespace, jobs = jobs.len(), "jobs ask for more rows without end");
+            decided.extend(jobs.drain(..).map(|job| (job, Err(internal()))));
+        }
         Ok(Some(Decided {
             jobs: decided,
+            rest: jobs,
             world,
             before: head,
             transaction,

@@ -32,6 +32,8 @@ pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 const MAX_ACTIONS: usize = 64;
 /// How many steps are begun in one job while items could be delegated.
 const MAX_BEGINNINGS: usize = 16;
+/// How many waiting items are enough, at least and at most: below that the next stretch of a list becomes items.
+const WAITING_ENOUGH: (i64, i64) = (64, 1_024);
 /// How many bytes of inputs are made in one job, but for the first.
 const MAX_INPUT_BYTES: usize = 4 << 20;
 /// How many errors are kept.
@@ -46,7 +48,7 @@ pub fn task_ended(world: &mut World, task: &Task) -> Decision<()> {
         return Ok(());
     };
     want_task_ended(world, &origin, &task.task_id);
-    let Some(mut run) = Run::open(world, &origin.workflow_id)? else {
+    let Some(mut run) = Run::open(world, &origin.workflow_id, false)? else {
         return Ok(());
     };
     if item::ended(world, &mut run, &origin, task)? {
@@ -74,6 +76,9 @@ pub fn want_task_ended(world: &mut World, origin: &Origin, task_id: &str) {
 /// A workflow on its way through one job.
 struct Run {
     workflow: Workflow,
+    /// Whether no other job of the batch is likely to be about this workflow, so that this one may do what takes longer: were many to
+    /// begin the same, all but the first would do it in vain.
+    is_alone: bool,
     /// How many more actions the job may take.
     actions: usize,
     /// How many steps it has begun.
@@ -83,18 +88,19 @@ struct Run {
 }
 
 impl Run {
-    fn new(workflow: Workflow) -> Run {
+    fn new(workflow: Workflow, is_alone: bool) -> Run {
         Run {
             workflow,
+            is_alone,
             actions: MAX_ACTIONS,
             beginnings: 0,
             bytes: MAX_INPUT_BYTES,
         }
     }
 
-    fn open(world: &mut World, workflow_id: &str) -> Decision<Option<Run>> {
+    fn open(world: &mut World, workflow_id: &str, is_alone: bool) -> Decision<Option<Run>> {
         let workflow = world.workflows.get(&workflow_id.to_owned())?;
-        Ok(workflow.map(|workflow| Run::new((*workflow).clone())))
+        Ok(workflow.map(|workflow| Run::new((*workflow).clone(), is_alone)))
     }
 
     fn id(&self) -> String {
@@ -128,14 +134,12 @@ impl Run {
     /// Goes on as far as one job may: begins steps, fills slots, ends the workflow, clears up after its end.
     fn advance(&mut self, world: &mut World) -> Decision<()> {
         while self.is_running() && !self.is_spent() {
-            let workflow = &self.workflow;
-            let has_slot = self.free_slots() > 0;
-            let could_delegate = has_slot && workflow.waiting_items > 0;
-            if workflow.ready_steps > 0 && (self.beginnings < MAX_BEGINNINGS || !could_delegate) {
+            let could_delegate = self.free_slots() > 0 && self.workflow.waiting_items > 0;
+            if self.may_begin() && (self.beginnings < MAX_BEGINNINGS || !could_delegate) {
                 step::begin_next(world, self)?;
             } else if could_delegate {
                 item::delegate_next(world, self)?;
-            } else if has_slot && workflow.stretches > 0 {
+            } else if self.is_alone && self.wants_items() {
                 expand::expand_next(world, self)?;
             } else {
                 break;
@@ -150,12 +154,25 @@ impl Run {
         Ok(())
     }
 
+    /// Whether this job may begin steps: a few at once, many only if it is alone.
+    fn may_begin(&self) -> bool {
+        let ready = usize::try_from(self.workflow.ready_steps).unwrap_or(0);
+        ready > 0 && (self.is_alone || ready <= MAX_BEGINNINGS)
+    }
+
+    /// Whether the next stretch of a list should become items, before a slot has to wait for that.
+    fn wants_items(&self) -> bool {
+        let workflow = &self.workflow;
+        let enough = i64::from(workflow.max_concurrent).clamp(WAITING_ENOUGH.0, WAITING_ENOUGH.1);
+        workflow.stretches > 0 && workflow.waiting_items < enough
+    }
+
     /// Whether there is something that a next job could do at once.
     fn has_more(&self) -> bool {
         let workflow = &self.workflow;
         if self.is_running() {
-            let could_fill = workflow.waiting_items > 0 || workflow.stretches > 0;
-            return workflow.ready_steps > 0 || self.free_slots() > 0 && could_fill;
+            let could_delegate = self.free_slots() > 0 && workflow.waiting_items > 0;
+            return workflow.ready_steps > 0 || could_delegate || self.wants_items();
         }
         !self.is_settled()
     }

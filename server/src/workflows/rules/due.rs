@@ -13,7 +13,7 @@ const MAX_DELETIONS: usize = 128;
 
 /// Looks again at a workflow that is due: goes on with a bounded job, ends by its deadline, is deleted when old.
 pub fn due(world: &mut World, workflow_id: &str) -> Decision<()> {
-    let Some(mut run) = Run::open(world, workflow_id)? else {
+    let Some(mut run) = Run::open(world, workflow_id, true)? else {
         return Ok(());
     };
     let now = world.now();

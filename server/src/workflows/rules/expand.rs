@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::scope::{Values, made};
 use super::step::{put_or_end, put_stretch};
-use super::{Entry, Run, expression_error, invalid, item};
+use super::{Entry, MAX_ACTIONS, Run, expression_error, invalid, item};
 use crate::edge::check::MAX_ID;
 use crate::lane::{Decision, World};
 use crate::payload::Payload;
@@ -66,7 +66,7 @@ pub(super) fn expand_next(world: &mut World, run: &mut Run) -> Decision<()> {
     let prepared = prepare(world, &record, &definition)?;
     let mut all_made = make_all(run, prepared, &items, stretch.place);
     refuse_known_keys(world, &record, &definition, &mut all_made)?;
-    run.spend(1, 0);
+    run.spend(MAX_ACTIONS / 2, 0);
 
     let count = i64::try_from(all_made.len()).unwrap_or(0);
     run.record(

@@ -23,7 +23,7 @@ use crate::workflows::{Item, ItemState, StepRecord, StepState, Stretch, Workflow
 /// WORKFLOW_NOT_FOUND, WORKFLOW_ENDED, SESSION_ENDED, SESSION_SUPERSEDED.
 pub fn cancel(world: &mut World, session_id: &Option<String>, workflow_id: &str, cause: &str) -> Decision<()> {
     sessions::rules::caller(world, session_id)?;
-    let Some(mut run) = Run::open(world, workflow_id)? else {
+    let Some(mut run) = Run::open(world, workflow_id, true)? else {
         let refusal = Refusal::new(Reason::WorkflowNotFound, "there is no such workflow");
         return Err(refusal.with("workflow_id", workflow_id).into());
     };

@@ -33,10 +33,16 @@ pub(super) fn delegate_next(world: &mut World, run: &mut Run) -> Decision<()> {
     if items.is_empty() {
         run.workflow.waiting_items = 0;
     }
-    for item in &items {
-        let step_key = (item.workflow_id.clone(), item.number);
-        world.steps.want(&step_key);
-        world.definitions.want(&step_key);
+    let is_loaded = |world: &mut World, item: &Arc<Item>| step_of(world, item).is_ok();
+    if !items.iter().all(|item| is_loaded(world, item)) {
+        // Items of other steps follow, and other jobs of the batch will take those.
+        let ahead = world.items.select(Item::WAITING, &run.prefix(), MANY_WAITING);
+        for item in ahead.unwrap_or(items) {
+            let step_key = (item.workflow_id.clone(), item.number);
+            world.steps.want(&step_key);
+            world.definitions.want(&step_key);
+        }
+        return Err(Halt::Load);
     }
     super::for_each(world, items, |world, item| {
         if !run.is_running() {

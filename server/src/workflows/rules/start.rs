@@ -84,7 +84,7 @@ pub fn start(world: &mut World, start: &Start) -> Decision<String> {
             payload: payload.clone(),
         });
     }
-    let mut run = Run::new(workflow(world, start, &workflow_id, caller_agent));
+    let mut run = Run::new(workflow(world, start, &workflow_id, caller_agent), true);
     for (number, planned) in (0..).zip(&start.steps) {
         put_step(world, &workflow_id, number, planned);
         run.workflow.ready_steps += i32::from(planned.dependencies == 0);

@@ -2,4 +2,5 @@
 
 mod bench;
 mod graphs;
+mod lanes;
 mod stories;
