@@ -80,6 +80,10 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
         .add_service(service!(
             workflow_service_server::WorkflowServiceServer,
             crate::workflows::rpc::Workflows::new(Arc::clone(&app))
+        ))
+        .add_service(service!(
+            task_service_server::TaskServiceServer,
+            crate::tasks::rpc::Tasks::new(Arc::clone(&app))
         ));
 
     let draining = app.draining.clone();

@@ -8,12 +8,12 @@ use crate::{registry, sessions};
 /// How many tasks of a session are read at a time.
 const PAGE: usize = 256;
 
-/// An agent asks for tasks: fills its slots, up to `most`, and returns what is assigned to it and not answered yet. If there is nothing
-/// it can be given tasks from now on, until [`close_poll`]; else the poll is over.
+/// An agent asks for tasks: fills its slots, up to `most`, and returns what is assigned to it and not answered yet. If there is nothing,
+/// and it waits, it can be given tasks from now on, until [`close_poll`]; else the poll is over.
 ///
 /// # Errors
 /// SESSION_ENDED, SESSION_SUPERSEDED.
-pub fn open_poll(world: &mut World, session_id: &str, most: i32) -> Decision<Vec<String>> {
+pub fn open_poll(world: &mut World, session_id: &str, most: i32, waits: bool) -> Decision<Vec<String>> {
     sessions::rules::live(world, session_id)?;
     let most = usize::try_from(most).unwrap_or(0);
     let mut unanswered = all_unanswered(world, session_id)?;
@@ -26,7 +26,7 @@ pub fn open_poll(world: &mut World, session_id: &str, most: i32) -> Decision<Vec
         dispatch::fill(world, session_id)?;
         unanswered = all_unanswered(world, session_id)?;
     }
-    if !unanswered.is_empty() {
+    if !unanswered.is_empty() || !waits {
         set_polling(world, session_id, 0)?;
     }
     unanswered.truncate(most);
