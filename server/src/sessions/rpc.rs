@@ -1,1 +1,47 @@
-//! The door.
+//! The door of sessions: the one stream that a connected agent keeps open.
+
+mod connect;
+mod down;
+mod frames;
+mod hello;
+mod push;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use drumline_proto::v1;
+use drumline_proto::v1::session_service_server::SessionService;
+use futures::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::app::App;
+use crate::edge::Context;
+
+/// The service.
+pub struct Sessions {
+    app: Arc<App>,
+}
+
+impl Sessions {
+    /// The service of a server.
+    pub fn new(app: Arc<App>) -> Sessions {
+        Sessions { app }
+    }
+}
+
+#[tonic::async_trait]
+impl SessionService for Sessions {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ConnectResponse, Status>> + Send>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let traceparent = Context::new(&request, "")?.traceparent;
+        let (down, receiver) = down::Down::new();
+        let app = Arc::clone(&self.app);
+        tokio::spawn(connect::run(app, traceparent, request.into_inner(), down));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

@@ -37,20 +37,28 @@ pub fn live(world: &mut World, session_id: &str) -> Decision<Arc<Session>> {
     match world.sessions.get(&session_id.to_owned())? {
         Some(session) if session.is_live() => Ok(session),
         Some(session) => Err(ended(&session).into()),
-        None => Err(Refusal::new(Reason::SessionEnded, "there is no such session")
-            .with("cause", "UNKNOWN")
-            .into()),
+        None => Err(unknown().into()),
     }
+}
+
+/// The refusal of a session that never was, or is not remembered.
+pub(super) fn unknown() -> Refusal {
+    Refusal::new(Reason::SessionEnded, "there is no such session").with("cause", "UNKNOWN")
 }
 
 /// The refusal of a session that has ended.
 pub fn ended(session: &Session) -> Refusal {
-    match session.life {
+    ended_as(session.life, &session.agent_id)
+}
+
+/// The refusal of a session of this agent that has ended in this way.
+pub(super) fn ended_as(life: Life, agent_id: &str) -> Refusal {
+    match life {
         Life::Superseded => Refusal::new(
             Reason::SessionSuperseded,
             "another registration of this agent took its place",
         )
-        .with("agent_id", &session.agent_id),
+        .with("agent_id", agent_id),
         life => Refusal::new(Reason::SessionEnded, "the session has ended").with("cause", life.name()),
     }
 }
