@@ -11,6 +11,8 @@ mod file;
 mod reader;
 mod session;
 mod sql;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::Path;

@@ -16,7 +16,7 @@ async fn stores() -> Vec<Store> {
 }
 
 /// A row whose columns all say the same number; `salt` makes another row under another key.
-fn row(table: &Table, salt: i64) -> Columns {
+pub(super) fn row(table: &Table, salt: i64) -> Columns {
     let value = |kind| match kind {
         Kind::Int => Value::Int(salt),
         Kind::Text => Value::Text(format!("{salt:04}")),
@@ -39,7 +39,7 @@ fn nothing(table: &'static Table) -> TablePlan {
 }
 
 /// No change of a table.
-fn unchanged(table: &'static Table) -> TableSave {
+pub(super) fn unchanged(table: &'static Table) -> TableSave {
     TableSave {
         table,
         inserts: Vec::new(),
