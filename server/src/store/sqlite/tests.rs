@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::sql::Action;
 use super::*;
 use crate::lane::TABLES;
 use crate::store::TOKEN_COUNTER_BITS;
+use crate::store::action::Action;
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -164,22 +164,8 @@ fn every_statement_goes_by_an_index() {
     let mut session = directory.connect(1_024).expect("a connection");
     file::prepare(&mut session.connection).expect("tables");
     for table in TABLES {
-        let mut actions = vec![Action::Get, Action::Upsert, Action::Delete];
-        for (index, listed) in table.indexes.iter().enumerate() {
-            let afters = std::iter::once(None).chain((1..=listed.order.len()).map(Some));
-            actions.extend(afters.flat_map(|after| {
-                [false, true].map(|backwards| Action::Select {
-                    index,
-                    after,
-                    backwards,
-                })
-            }));
-            if listed.prefix.is_empty() {
-                actions.push(Action::Trim { index });
-            }
-        }
-        for action in actions {
-            let sql = action.sql(table);
+        for action in Action::all(table) {
+            let sql = sql::text(table, action);
             let mut statement = session
                 .connection
                 .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
