@@ -77,7 +77,7 @@ fn select(table: &Table, index: &Index, after: usize, backwards: bool) -> String
     if !prefix.is_empty() {
         wheres.push(equal(table, "", index.prefix.iter().copied(), prefix));
     }
-    wheres.extend(not_null(table, index));
+    wheres.extend(in_index(table, index));
     if after > 0 {
         let names = joined(names(table, order), ", ");
         let places = joined(places.iter().map(|value| format!("k.{value}")), ", ");
@@ -104,12 +104,18 @@ fn trim(table: &Table, index: &Index) -> String {
         "\"namespace\" = $1".to_owned(),
         format!("{} <= $2::{}", quoted(first.name), type_of(first.kind)),
     ];
-    wheres.extend(not_null(table, index));
+    wheres.extend(in_index(table, index));
     format!(
         "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {name} WHERE {} ORDER BY {} LIMIT $3::bigint))",
         wheres.join(" AND "),
         joined(names(table, index.order), ", ")
     )
+}
+
+/// What a statement must say to be let into an index other than the primary key.
+fn in_index<'a>(table: &'a Table, index: &'a Index) -> impl Iterator<Item = String> + 'a {
+    let mark = (!index.is_primary(table)).then(|| "\"namespace\" <> ''".to_owned());
+    mark.into_iter().chain(not_null(table, index))
 }
 
 /// That columns equal values.

@@ -55,13 +55,18 @@ impl Schema {
         let server = std::env::var("DRUMLINE_TEST_POSTGRES").ok()?;
         let name = format!("test_{}", uuid::Uuid::new_v4().simple());
         let separator = if server.contains('?') { '&' } else { '?' };
-        let url = format!("{server}{separator}options=-csearch_path%3D{name}");
+        let url = format!("{server}{separator}application_name={name}&options=-csearch_path%3D{name}");
         let schema = Schema { name, server, url };
         schema
             .run(&format!("CREATE SCHEMA {}", schema.name))
             .await
             .expect("a schema");
         Some(schema)
+    }
+
+    /// What its connections are called too.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// A connection that sees the schema.
