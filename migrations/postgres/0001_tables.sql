@@ -4,6 +4,9 @@
 -- server do. Times and durations are in microseconds, times since the Unix epoch; flags are 0 or 1; JSON is kept as text. An index
 -- leaves out rows in which one of its columns is null. Each index that a selection uses ends with what makes its rows unique.
 --
+-- `WHERE namespace <> ''` holds for every row. It keeps an index out of the planner's hands but for statements that repeat it: while a
+-- table is empty all of its indexes cost the same, and a plan that was made then would look up keys in the wrong one for long.
+--
 -- Rows that change often get room in their page (fillfactor), so that a new version needs no new index entries where no indexed
 -- column changed, and are vacuumed early.
 
@@ -38,7 +41,7 @@ CREATE TABLE requests (
     at bigint NOT NULL,
     PRIMARY KEY (namespace, method, request_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX requests_by_age ON requests (namespace, at, method, request_id);
+CREATE INDEX requests_by_age ON requests (namespace, at, method, request_id) WHERE namespace <> '';
 
 -- The epochs of a log, with the first position of each: tells which cursors of earlier epochs still hold.
 CREATE TABLE epochs (
@@ -57,7 +60,7 @@ CREATE TABLE batches (
     at bigint NOT NULL,
     PRIMARY KEY (namespace, batch_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX batches_by_age ON batches (namespace, at, batch_id);
+CREATE INDEX batches_by_age ON batches (namespace, at, batch_id) WHERE namespace <> '';
 
 -- Events -------------------------------------------------------------------------------------------------------------
 
@@ -80,7 +83,7 @@ CREATE TABLE events (
     traceparent text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX events_by_correlation ON events (namespace, correlation_id, position);
+CREATE INDEX events_by_correlation ON events (namespace, correlation_id, position) WHERE namespace <> '';
 
 -- The ids that clients gave their events: publishing one again finds the first.
 CREATE TABLE event_ids (
@@ -89,7 +92,7 @@ CREATE TABLE event_ids (
     position bigint NOT NULL,
     PRIMARY KEY (namespace, event_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX event_ids_by_position ON event_ids (namespace, position, event_id);
+CREATE INDEX event_ids_by_position ON event_ids (namespace, position, event_id) WHERE namespace <> '';
 
 -- Registry and sessions ----------------------------------------------------------------------------------------------
 
@@ -110,7 +113,7 @@ CREATE TABLE agents (
     due_at bigint,
     PRIMARY KEY (namespace, agent_id)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX agents_by_due ON agents (namespace, due_at, agent_id) WHERE due_at IS NOT NULL;
+CREATE INDEX agents_by_due ON agents (namespace, due_at, agent_id) WHERE namespace <> '' AND due_at IS NOT NULL;
 
 -- What live sessions have to offer, by capability; load is null while nothing more can be assigned.
 CREATE TABLE offers (
@@ -123,7 +126,7 @@ CREATE TABLE offers (
     labels text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, capability, agent_id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX offers_open ON offers (namespace, capability, load, last_assigned_at, agent_id) WHERE load IS NOT NULL;
+CREATE INDEX offers_open ON offers (namespace, capability, load, last_assigned_at, agent_id) WHERE namespace <> '' AND load IS NOT NULL;
 
 -- Lives of agents.
 CREATE TABLE sessions (
@@ -144,8 +147,8 @@ CREATE TABLE sessions (
     due_at bigint,
     PRIMARY KEY (namespace, session_id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX sessions_by_due ON sessions (namespace, due_at, session_id) WHERE due_at IS NOT NULL;
-CREATE INDEX sessions_by_life ON sessions (namespace, life, session_id);
+CREATE INDEX sessions_by_due ON sessions (namespace, due_at, session_id) WHERE namespace <> '' AND due_at IS NOT NULL;
+CREATE INDEX sessions_by_life ON sessions (namespace, life, session_id) WHERE namespace <> '';
 
 -- Locks --------------------------------------------------------------------------------------------------------------
 
@@ -169,9 +172,9 @@ CREATE TABLE locks (
     correlation_id text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, resource_id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX locks_by_due ON locks (namespace, due_at, resource_id);
-CREATE INDEX locks_by_session ON locks (namespace, session_id, resource_id) WHERE session_id IS NOT NULL;
-CREATE INDEX locks_by_attempt ON locks (namespace, attempt_token, resource_id) WHERE attempt_token IS NOT NULL;
+CREATE INDEX locks_by_due ON locks (namespace, due_at, resource_id) WHERE namespace <> '';
+CREATE INDEX locks_by_session ON locks (namespace, session_id, resource_id) WHERE namespace <> '' AND session_id IS NOT NULL;
+CREATE INDEX locks_by_attempt ON locks (namespace, attempt_token, resource_id) WHERE namespace <> '' AND attempt_token IS NOT NULL;
 
 -- Who waits for a lock, in the order of place.
 CREATE TABLE lock_waiters (
@@ -190,10 +193,10 @@ CREATE TABLE lock_waiters (
     correlation_id text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, resource_id, place)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX lock_waiters_by_due ON lock_waiters (namespace, due_at, resource_id, place);
-CREATE INDEX lock_waiters_by_session ON lock_waiters (namespace, session_id, resource_id, place) WHERE session_id IS NOT NULL;
-CREATE INDEX lock_waiters_by_call ON lock_waiters (namespace, call_id, resource_id, place);
-CREATE INDEX lock_waiters_by_request ON lock_waiters (namespace, resource_id, request_id, place);
+CREATE INDEX lock_waiters_by_due ON lock_waiters (namespace, due_at, resource_id, place) WHERE namespace <> '';
+CREATE INDEX lock_waiters_by_session ON lock_waiters (namespace, session_id, resource_id, place) WHERE namespace <> '' AND session_id IS NOT NULL;
+CREATE INDEX lock_waiters_by_call ON lock_waiters (namespace, call_id, resource_id, place) WHERE namespace <> '';
+CREATE INDEX lock_waiters_by_request ON lock_waiters (namespace, resource_id, request_id, place) WHERE namespace <> '';
 
 -- State --------------------------------------------------------------------------------------------------------------
 
@@ -268,11 +271,11 @@ CREATE TABLE tasks (
     traceparent text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, task_id)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX tasks_queued ON tasks (namespace, queue_id, rank, ready_at, task_id) WHERE queue_id IS NOT NULL;
-CREATE INDEX tasks_by_session ON tasks (namespace, session_id, task_id) WHERE session_id IS NOT NULL;
-CREATE INDEX tasks_by_due ON tasks (namespace, due_at, task_id) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_by_age ON tasks (namespace, created_at, task_id);
-CREATE INDEX tasks_by_workflow ON tasks (namespace, workflow_id, created_at, task_id) WHERE workflow_id IS NOT NULL;
+CREATE INDEX tasks_queued ON tasks (namespace, queue_id, rank, ready_at, task_id) WHERE namespace <> '' AND queue_id IS NOT NULL;
+CREATE INDEX tasks_by_session ON tasks (namespace, session_id, task_id) WHERE namespace <> '' AND session_id IS NOT NULL;
+CREATE INDEX tasks_by_due ON tasks (namespace, due_at, task_id) WHERE namespace <> '' AND due_at IS NOT NULL;
+CREATE INDEX tasks_by_age ON tasks (namespace, created_at, task_id) WHERE namespace <> '';
+CREATE INDEX tasks_by_workflow ON tasks (namespace, workflow_id, created_at, task_id) WHERE namespace <> '' AND workflow_id IS NOT NULL;
 
 -- Inputs, results and checkpoints of tasks; inputs of workflows and of items.
 CREATE TABLE payloads (
@@ -299,10 +302,8 @@ CREATE TABLE queues (
     look text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, queue_id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX queues_by_capability ON queues (namespace, open_capability, first_rank, first_ready_at, first_task_id)
-    WHERE open_capability IS NOT NULL;
-CREATE INDEX queues_by_target ON queues (namespace, target_agent, first_rank, first_ready_at, first_task_id)
-    WHERE target_agent IS NOT NULL;
+CREATE INDEX queues_by_capability ON queues (namespace, open_capability, first_rank, first_ready_at, first_task_id) WHERE namespace <> '' AND open_capability IS NOT NULL;
+CREATE INDEX queues_by_target ON queues (namespace, target_agent, first_rank, first_ready_at, first_task_id) WHERE namespace <> '' AND target_agent IS NOT NULL;
 
 -- Workflows ----------------------------------------------------------------------------------------------------------
 
@@ -334,8 +335,8 @@ CREATE TABLE workflows (
     traceparent text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, workflow_id)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX workflows_by_due ON workflows (namespace, due_at, workflow_id) WHERE due_at IS NOT NULL;
-CREATE INDEX workflows_by_age ON workflows (namespace, started_at, workflow_id);
+CREATE INDEX workflows_by_due ON workflows (namespace, due_at, workflow_id) WHERE namespace <> '' AND due_at IS NOT NULL;
+CREATE INDEX workflows_by_age ON workflows (namespace, started_at, workflow_id) WHERE namespace <> '';
 
 -- The steps of workflows.
 CREATE TABLE workflow_steps (
@@ -359,9 +360,9 @@ CREATE TABLE workflow_steps (
     end_position bigint,
     PRIMARY KEY (namespace, workflow_id, number)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX workflow_steps_by_id ON workflow_steps (namespace, workflow_id, step_id, number);
-CREATE INDEX workflow_steps_open ON workflow_steps (namespace, workflow_id, open) WHERE open IS NOT NULL;
-CREATE INDEX workflow_steps_ready ON workflow_steps (namespace, workflow_id, ready) WHERE ready IS NOT NULL;
+CREATE INDEX workflow_steps_by_id ON workflow_steps (namespace, workflow_id, step_id, number) WHERE namespace <> '';
+CREATE INDEX workflow_steps_open ON workflow_steps (namespace, workflow_id, open) WHERE namespace <> '' AND open IS NOT NULL;
+CREATE INDEX workflow_steps_ready ON workflow_steps (namespace, workflow_id, ready) WHERE namespace <> '' AND ready IS NOT NULL;
 
 -- The steps as they were given, and what the rules make of that: written once, when the workflow starts.
 CREATE TABLE workflow_definitions (
@@ -403,9 +404,9 @@ CREATE TABLE workflow_items (
     error text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, workflow_id, number, place)
 ) WITH (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX workflow_items_waiting ON workflow_items (namespace, workflow_id, waiting, number, place) WHERE waiting IS NOT NULL;
-CREATE INDEX workflow_items_in_flight ON workflow_items (namespace, workflow_id, in_flight, place) WHERE in_flight IS NOT NULL;
-CREATE INDEX workflow_items_by_key ON workflow_items (namespace, workflow_id, number, item_key, place);
+CREATE INDEX workflow_items_waiting ON workflow_items (namespace, workflow_id, waiting, number, place) WHERE namespace <> '' AND waiting IS NOT NULL;
+CREATE INDEX workflow_items_in_flight ON workflow_items (namespace, workflow_id, in_flight, place) WHERE namespace <> '' AND in_flight IS NOT NULL;
+CREATE INDEX workflow_items_by_key ON workflow_items (namespace, workflow_id, number, item_key, place) WHERE namespace <> '';
 
 -- The histories of workflows.
 CREATE TABLE workflow_transitions (

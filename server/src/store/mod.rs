@@ -9,22 +9,22 @@
 
 pub mod row;
 
+mod action;
+mod epoch;
 mod migrations;
 mod postgres;
 mod sqlite;
+mod step;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
 use crate::time::Time;
+pub use epoch::TOKEN_COUNTER_BITS;
 pub use postgres::Postgres;
 use row::{Row, Table, Value};
 pub use sqlite::Sqlite;
-
-/// How many bits of a fencing token count grants; the epoch is above them. If the counter runs over, it carries into the epoch's
-/// bits, and the next epoch begins above that.
-pub const TOKEN_COUNTER_BITS: u32 = 36;
 
 /// The head of a namespace's log. Whoever has it locked decides for the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]

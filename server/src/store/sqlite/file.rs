@@ -8,19 +8,12 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::session::{Session, refused};
 use crate::store::migrations::{self, Applied};
-use crate::store::{StoreError, TOKEN_COUNTER_BITS};
-use crate::time::Time;
+use crate::store::{StoreError, epoch};
 
 /// How long SQLite waits for another process while the store is opened.
 const BUSY_AT_FIRST: Duration = Duration::from_secs(5);
 /// How long it waits later; whoever has more patience asks again.
 const BUSY: Duration = Duration::from_millis(250);
-/// 2026-01-01, in seconds since the Unix epoch.
-const EPOCHS_BEGIN: i64 = 1_767_225_600;
-/// A new file's epoch is that of the time of its making, in steps of this many seconds: it is greater than that of a file that it
-/// replaces, if that one was not opened more often than this.
-const EPOCH_SECONDS: i64 = 16;
-
 /// A directory with a store in it, which nobody else can open while this exists.
 pub(super) struct Directory {
     file: PathBuf,
@@ -102,9 +95,7 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<i64, StoreError> {
             .and_then(|epoch| epoch.parse().ok());
         let last_token: i64 =
             transaction.query_row("SELECT coalesce(max(last_token), 0) FROM heads", [], |row| row.get(0))?;
-        let by_clock = (Time::of_this_machine().0 / 1_000_000 - EPOCHS_BEGIN) / EPOCH_SECONDS;
-        let by_token = (last_token >> TOKEN_COUNTER_BITS) + 1;
-        let epoch = by_clock.max(by_token).max(before.unwrap_or(0) + 1);
+        let epoch = epoch::next(before, last_token);
         transaction.execute(
             "INSERT INTO meta (name, value) VALUES ('epoch', ?1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
             [epoch.to_string()],

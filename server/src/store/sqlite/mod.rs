@@ -11,6 +11,8 @@ mod file;
 mod reader;
 mod session;
 mod sql;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::Path;
@@ -19,12 +21,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
+use super::step::{self, Step, ask};
 use super::{Head, Plan, Rows, Save, StoreError};
 use file::Directory;
 use reader::Read;
-use writer::{Begin, Message, Reply, Step, Writer};
+use writer::{Begin, Message, Writer};
 
 /// How many threads read.
 const READERS: usize = 2;
@@ -73,25 +74,23 @@ impl Sqlite {
     }
 
     fn over(directory: Directory) -> Result<Sqlite, StoreError> {
-        let mut session = directory.connect(WRITER_CACHE_KIB)?;
-        let epoch = file::prepare(&mut session.connection)?;
-        let mut threads = Vec::new();
+        let mut writing = directory.connect(WRITER_CACHE_KIB)?;
+        let epoch = file::prepare(&mut writing.connection)?;
+        let moving = directory.connect(READER_CACHE_KIB)?;
+        let reading: Vec<_> = (0..READERS)
+            .map(|_| directory.connect(READER_CACHE_KIB))
+            .collect::<Result<_, _>>()?;
 
         let (writer, messages) = channel();
         let (checkpoints, calls) = sync_channel(1);
-        let thread = Writer::new(session, messages, checkpoints)?;
-        threads.push(start("store-writer", move || thread.run())?);
-
-        let session = directory.connect(READER_CACHE_KIB)?;
-        let back = writer.clone();
-        threads.push(start("store-checkpoint", move || {
-            checkpoint::run(&session, &calls, &back)
-        })?);
-
         let (readers, reads) = channel();
         let reads = Arc::new(Mutex::new(reads));
-        for _ in 0..READERS {
-            let session = directory.connect(READER_CACHE_KIB)?;
+        let thread = Writer::new(writing, messages, checkpoints)?;
+        let mut threads = vec![start("store-writer", move || thread.run())?];
+        let back = writer.clone();
+        let checkpoint = move || checkpoint::run(&moving, &calls, &back);
+        threads.push(start("store-checkpoint", checkpoint)?);
+        for session in reading {
             let reads = Arc::clone(&reads);
             threads.push(start("store-reader", move || reader::run(session, &reads))?);
         }
@@ -164,41 +163,16 @@ impl Drop for Shared {
 
 impl Transaction {
     pub(super) async fn load(&mut self, plan: Plan) -> Result<Rows, StoreError> {
-        ask(|reply| self.steps.send(Step::Load(plan, reply)).is_ok())
-            .await
-            .unwrap_or_else(|| Err(ended()))
+        step::load(plan, |step| self.steps.send(step).is_ok()).await
     }
 
     pub(super) async fn commit(self, save: Save) -> Result<(), StoreError> {
-        let mut sent = false;
-        let answer = ask(|reply| {
-            sent = self.steps.send(Step::Commit(save, reply)).is_ok();
-            sent
-        })
-        .await;
-        match answer {
-            Some(answer) => answer,
-            None if sent => Err(StoreError::unknown("the writer did not answer")),
-            None => Err(ended()),
-        }
+        step::commit(save, |step| self.steps.send(step).is_ok()).await
     }
-}
-
-/// Asks a thread for something. Nothing if it did not answer.
-async fn ask<T>(send: impl FnOnce(Reply<T>) -> bool) -> Option<Result<T, StoreError>> {
-    let (reply, answer) = oneshot::channel();
-    if !send(reply) {
-        return None;
-    }
-    answer.await.ok()
 }
 
 fn closed() -> StoreError {
     StoreError::unavailable("the store is closed")
-}
-
-fn ended() -> StoreError {
-    StoreError::unavailable("the transaction was ended before it was committed")
 }
 
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {

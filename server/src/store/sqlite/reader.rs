@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::session::{Session, refused};
-use super::writer::Reply;
+use crate::store::step::Reply;
 use crate::store::{Head, Plan, Rows, StoreError};
 
 /// What is asked of a thread that reads.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, Row, ToSql};
 
-use super::sql::Action;
+use super::sql;
+use crate::store::action::Action;
 use crate::store::row::{Table, Value};
 use crate::store::{Columns, Head, Plan, Rows, Save, StoreError, TablePlan, TableRows};
 use crate::time::Time;
@@ -148,7 +149,7 @@ impl Session {
         let text = self
             .texts
             .entry((table.name, action))
-            .or_insert_with(|| action.sql(table).into());
+            .or_insert_with(|| sql::text(table, action).into());
         let mut statement = self.connection.prepare_cached(text).map_err(refused)?;
         statement.raw_bind_parameter(1, namespace).map_err(refused)?;
         Ok(statement)

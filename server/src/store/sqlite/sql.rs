@@ -1,139 +1,64 @@
-//! The statements of a table, made from its list of columns.
+//! The statements of a table, in SQLite's words.
 //!
 //! Parameters are numbered `?N`: SQLite counts `$N` by first appearance. `?1` is always the namespace. Every way into a table names its
 //! index, so that no statement can fall back to a scan.
 
-use crate::store::Selection;
+use crate::store::action::{Action, columns, joined, key, names, not_null, on_conflict, quoted};
 use crate::store::row::{Index, Table};
 
-/// What a statement does. With a table's name, the key under which its text is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Action {
-    /// Reads a row by its key.
-    Get,
-    /// Adds a row.
-    Insert,
-    /// Adds a row or replaces it.
-    Upsert,
-    /// Deletes a row by its key.
-    Delete,
-    /// Reads a stretch of an index: after this many values, if any.
-    Select {
-        index: usize,
-        after: Option<usize>,
-        backwards: bool,
-    },
-    /// Deletes the beginning of an index.
-    Trim { index: usize },
-}
-
-impl Action {
-    pub(super) fn of(selection: &Selection) -> Action {
+/// The text of a statement.
+pub(super) fn text(table: &Table, action: Action) -> String {
+    match action {
+        Action::Get => format!(
+            "SELECT {} FROM {} WHERE {}",
+            columns(table),
+            quoted(table.name),
+            by_key(table)
+        ),
+        Action::Insert => insert(table),
+        Action::Upsert => format!("{} {}", insert(table), on_conflict(table)),
+        Action::Delete => format!("DELETE FROM {} WHERE {}", quoted(table.name), by_key(table)),
         Action::Select {
-            index: selection.index,
-            after: selection.after.as_ref().map(Vec::len),
-            backwards: selection.backwards,
-        }
+            index,
+            after,
+            backwards,
+        } => select(table, &table.indexes[index], after.unwrap_or(0), backwards),
+        Action::Trim { index } => trim(table, &table.indexes[index]),
     }
-
-    /// The text of the statement.
-    pub(super) fn sql(self, table: &Table) -> String {
-        match self {
-            Action::Get => get(table),
-            Action::Insert => insert(table),
-            Action::Upsert => upsert(table),
-            Action::Delete => delete(table),
-            Action::Select {
-                index,
-                after,
-                backwards,
-            } => select(table, &table.indexes[index], after, backwards),
-            Action::Trim { index } => trim(table, &table.indexes[index]),
-        }
-    }
-}
-
-/// The columns of the key, with the namespace.
-fn key(table: &Table) -> String {
-    std::iter::once(quoted("namespace"))
-        .chain((0..table.key).map(|column| quoted(table.columns[column].name)))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-/// Every column but the namespace.
-fn columns(table: &Table) -> String {
-    joined(table.columns.iter().map(|column| quoted(column.name)), ", ")
-}
-
-fn get(table: &Table) -> String {
-    format!(
-        "SELECT {} FROM {} WHERE {}",
-        columns(table),
-        quoted(table.name),
-        by_key(table)
-    )
-}
-
-fn delete(table: &Table) -> String {
-    format!("DELETE FROM {} WHERE {}", quoted(table.name), by_key(table))
 }
 
 /// `"namespace" = ?1 AND` each column of the key, from `?2` on.
 fn by_key(table: &Table) -> String {
-    let columns = (0..table.key).map(|column| format!("{} = ?{}", quoted(table.columns[column].name), column + 2));
+    let columns = table.columns[..table.key].iter().zip(2..);
+    let columns = columns.map(|(column, place)| format!("{} = ?{place}", quoted(column.name)));
     format!("\"namespace\" = ?1 AND {}", joined(columns, " AND "))
 }
 
 fn insert(table: &Table) -> String {
-    let places = joined((1..=table.columns.len() + 1).map(|place| format!("?{place}")), ", ");
     let columns = columns(table);
+    let places = places(1, table.columns.len() + 1);
     format!(
         "INSERT INTO {} (\"namespace\", {columns}) VALUES ({places})",
         quoted(table.name)
     )
 }
 
-fn upsert(table: &Table) -> String {
-    let rest = table.columns[table.key..].iter().map(|column| {
-        let name = quoted(column.name);
-        format!("{name} = excluded.{name}")
-    });
-    let rest = joined(rest, ", ");
-    let update = if rest.is_empty() {
-        "NOTHING".to_owned()
-    } else {
-        format!("UPDATE SET {rest}")
-    };
-    format!("{} ON CONFLICT ({}) DO {update}", insert(table), key(table))
-}
-
-fn select(table: &Table, index: &Index, after: Option<usize>, backwards: bool) -> String {
+/// From `?2` on: the prefix, the values of `after`, the limit.
+fn select(table: &Table, index: &Index, after: usize, backwards: bool) -> String {
     let (compare, direction) = if backwards { ("<", " DESC") } else { (">", "") };
-    let mut place = 2;
     let mut wheres = vec!["\"namespace\" = ?1".to_owned()];
-    for column in index.prefix {
-        wheres.push(format!("{} = ?{place}", quoted(table.columns[*column].name)));
+    let mut place = 2;
+    for name in names(table, index.prefix) {
+        wheres.push(format!("{name} = ?{place}"));
         place += 1;
     }
     wheres.extend(not_null(table, index));
-    if let Some(count) = after
-        && count > 0
-    {
-        let names = joined(
-            index.order[..count]
-                .iter()
-                .map(|column| quoted(table.columns[*column].name)),
-            ", ",
-        );
-        let places = joined((place..place + count).map(|place| format!("?{place}")), ", ");
-        wheres.push(format!("({names}) {compare} ({places})"));
-        place += count;
+    if after > 0 {
+        let names = joined(names(table, &index.order[..after]), ", ");
+        wheres.push(format!("({names}) {compare} ({})", places(place, after)));
+        place += after;
     }
-    let order = index
-        .order
-        .iter()
-        .map(|column| format!("{}{direction}", quoted(table.columns[*column].name)));
+    let order = names(table, index.order).map(|name| name + direction);
     format!(
         "SELECT {} FROM {}{} WHERE {} ORDER BY {} LIMIT ?{place}",
         columns(table),
@@ -146,33 +71,16 @@ fn select(table: &Table, index: &Index, after: Option<usize>, backwards: bool) -
 
 /// `?2`: up to where; `?3`: how many.
 fn trim(table: &Table, index: &Index) -> String {
-    let order = || {
-        joined(
-            index.order.iter().map(|column| quoted(table.columns[*column].name)),
-            ", ",
-        )
-    };
-    let key = key(table);
-    let table_name = quoted(table.name);
-    let mut wheres = vec![
-        "\"namespace\" = ?1".to_owned(),
-        format!("{} <= ?2", quoted(table.columns[index.order[0]].name)),
-    ];
+    let (name, key) = (quoted(table.name), key(table));
+    let order = joined(names(table, index.order), ", ");
+    let first = quoted(table.columns[index.order[0]].name);
+    let mut wheres = vec!["\"namespace\" = ?1".to_owned(), format!("{first} <= ?2")];
     wheres.extend(not_null(table, index));
     format!(
-        "DELETE FROM {table_name} WHERE ({key}) IN (SELECT {key} FROM {table_name}{} WHERE {} ORDER BY {} LIMIT ?3)",
+        "DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name}{} WHERE {} ORDER BY {order} LIMIT ?3)",
         by(table, index),
-        wheres.join(" AND "),
-        order()
+        wheres.join(" AND ")
     )
-}
-
-/// The rows that are in the index: without this SQLite would not use a partial one.
-fn not_null<'a>(table: &'a Table, index: &'a Index) -> impl Iterator<Item = String> + 'a {
-    index
-        .columns()
-        .filter(|column| table.columns[*column].nullable)
-        .map(|column| format!("{} IS NOT NULL", quoted(table.columns[column].name)))
 }
 
 /// Names the index, unless it is the primary key, whose name is SQLite's own.
@@ -184,10 +92,6 @@ fn by(table: &Table, index: &Index) -> String {
     }
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{name}\"")
-}
-
-fn joined(parts: impl Iterator<Item = String>, by: &str) -> String {
-    parts.collect::<Vec<_>>().join(by)
+fn places(from: usize, count: usize) -> String {
+    joined((from..from + count).map(|place| format!("?{place}")), ", ")
 }

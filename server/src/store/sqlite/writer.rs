@@ -10,10 +10,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
-use tokio::sync::oneshot;
 
 use super::checkpoint::{self, Pressure};
 use super::session::{Session, refused};
+use crate::store::step::{Reply, Step};
 use crate::store::{Head, Plan, Rows, Save, StoreError};
 
 /// How long a transaction may wait for its turn and for another process that has the file locked.
@@ -22,8 +22,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_SILENCE: Duration = Duration::from_secs(10);
 /// After this long without a transaction the log is folded into the file.
 const IDLE: Duration = Duration::from_secs(2);
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What is asked of the thread between transactions.
 pub(super) enum Message {
@@ -42,12 +40,6 @@ pub(super) struct Begin {
     pub(super) plan: Plan,
     pub(super) asked_at: Instant,
     pub(super) reply: Reply<(Sender<Step>, Head, Rows)>,
-}
-
-/// What is asked of the thread within a transaction.
-pub(super) enum Step {
-    Load(Plan, Reply<Rows>),
-    Commit(Save, Reply<()>),
 }
 
 pub(super) struct Writer {

@@ -2,21 +2,110 @@
 //! that changes is tried as it is.
 
 mod model;
+mod schema;
 mod transactions;
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 
 use super::row::{Index, Kind, Table, Value};
 use super::*;
 use crate::lane::TABLES;
 
-/// The stores to try.
-async fn stores() -> Vec<Store> {
-    vec![Store::Sqlite(Sqlite::open_ephemeral().expect("a temporary directory"))]
+/// The stores to try: the embedded one, and Postgres if there is a server for tests.
+async fn stores() -> Vec<Tried> {
+    let mut stores = vec![Tried {
+        store: Store::Sqlite(Sqlite::open_ephemeral().expect("a temporary directory")),
+        _schema: None,
+    }];
+    if let Some(schema) = Schema::new().await {
+        let store = Postgres::connect(&schema.url).await.expect("a database");
+        stores.push(Tried {
+            store: Store::Postgres(store),
+            _schema: Some(schema),
+        });
+    }
+    stores
+}
+
+/// A store to try, and what has to be cleared away after it.
+struct Tried {
+    store: Store,
+    _schema: Option<Schema>,
+}
+
+impl Deref for Tried {
+    type Target = Store;
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// A schema of a test's own in the test database; gone when this is.
+pub(super) struct Schema {
+    name: String,
+    server: String,
+    /// Where a store finds it.
+    pub(super) url: String,
+}
+
+impl Schema {
+    /// Nothing if there is no database for tests.
+    pub(super) async fn new() -> Option<Schema> {
+        let server = std::env::var("DRUMLINE_TEST_POSTGRES").ok()?;
+        let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+        let separator = if server.contains('?') { '&' } else { '?' };
+        let url = format!("{server}{separator}application_name={name}&options=-csearch_path%3D{name}");
+        let schema = Schema { name, server, url };
+        schema
+            .run(&format!("CREATE SCHEMA {}", schema.name))
+            .await
+            .expect("a schema");
+        Some(schema)
+    }
+
+    /// What its connections are called too.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A connection that sees the schema.
+    pub(super) async fn client(&self) -> tokio_postgres::Client {
+        let (client, connection) = tokio_postgres::connect(&self.url, tokio_postgres::NoTls)
+            .await
+            .expect("a server");
+        tokio::spawn(connection);
+        client
+    }
+
+    async fn run(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
+        let (client, connection) = tokio_postgres::connect(&self.server, tokio_postgres::NoTls).await?;
+        let driver = tokio::spawn(connection);
+        let result = client.batch_execute(sql).await;
+        driver.abort();
+        result
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        // The test's own runtime may be at its end.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let drop = format!("DROP SCHEMA {} CASCADE", self.name);
+                if let Ok(runtime) = runtime
+                    && let Err(error) = runtime.block_on(self.run(&drop))
+                {
+                    eprintln!("a schema stays behind: {error}");
+                }
+            });
+        });
+    }
 }
 
 /// A row whose columns all say the same number; `salt` makes another row under another key.
-fn row(table: &Table, salt: i64) -> Columns {
+pub(super) fn row(table: &Table, salt: i64) -> Columns {
     let value = |kind| match kind {
         Kind::Int => Value::Int(salt),
         Kind::Text => Value::Text(format!("{salt:04}")),
@@ -39,7 +128,7 @@ fn nothing(table: &'static Table) -> TablePlan {
 }
 
 /// No change of a table.
-fn unchanged(table: &'static Table) -> TableSave {
+pub(super) fn unchanged(table: &'static Table) -> TableSave {
     TableSave {
         table,
         inserts: Vec::new(),

@@ -181,7 +181,7 @@ async fn lanes_of_one_namespace_exclude_each_other() {
     for store in stores().await {
         let lanes: Vec<_> = (0..8)
             .map(|lane| {
-                let store = store.clone();
+                let store = Store::clone(&store);
                 tokio::spawn(async move {
                     // Two of the lanes are in a namespace of their own.
                     let namespace = if lane < 6 { "shared" } else { "other" };

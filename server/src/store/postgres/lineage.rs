@@ -1,0 +1,213 @@
+//! Which history the server has: its system identifier and its timeline. They change when a standby was promoted, or when another
+//! server is behind the same address; commits may have been lost then, so the epoch is raised. It is kept in the table `meta`, and the
+//! first that connects to a changed server raises it for all.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio_postgres::{Client, Config, NoTls, Transaction};
+
+use super::connection::{Failure, set_up};
+use crate::store::migrations::{self, Applied};
+use crate::store::{StoreError, epoch};
+
+/// Held by whoever makes tables or raises the epoch: "drumline" in bytes.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(7238539128410271333)";
+
+/// The oldest version that is supported.
+const OLDEST: i32 = 150_000;
+
+/// What a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
+    system: String,
+    timeline: String,
+}
+
+/// The history that is known, and its epoch.
+pub(super) struct Lineage {
+    epoch: AtomicI64,
+    identity: Mutex<Identity>,
+}
+
+impl Lineage {
+    /// Connects for the first time: makes the tables what this version needs, and finds out the epoch.
+    pub(super) async fn open(config: &Config) -> Result<Lineage, StoreError> {
+        let (mut client, connection) = config.connect(NoTls).await.map_err(failed)?;
+        let driver = tokio::spawn(connection);
+        let lineage = async {
+            set_up(&client).await.map_err(failed)?;
+            check_server(&client).await?;
+            let identity = identify(&client).await?;
+            let epoch = settle(&mut client, &identity, true).await?;
+            Ok(Lineage {
+                epoch: AtomicI64::new(epoch),
+                identity: Mutex::new(identity),
+            })
+        };
+        let lineage = lineage.await;
+        driver.abort();
+        lineage
+    }
+
+    /// The epoch that commits are made in.
+    pub(super) fn epoch(&self) -> i64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Looks at a new connection: whether it is to a primary, and to the history that is known.
+    pub(super) async fn check(&self, client: &mut Client) -> Result<(), StoreError> {
+        let identity = identify(client).await?;
+        if identity == *self.known() {
+            return Ok(());
+        }
+        tracing::warn!(?identity, "the database has another history than before");
+        let epoch = settle(client, &identity, false).await?;
+        self.epoch.fetch_max(epoch, Ordering::AcqRel);
+        *self.known() = identity;
+        Ok(())
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+async fn check_server(client: &Client) -> Result<(), StoreError> {
+    let row = client
+        .query_one(
+            "SELECT current_setting('server_version_num')::int, current_setting('server_encoding')",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    let (version, encoding): (i32, String) = (row.get(0), row.get(1));
+    if version < OLDEST {
+        return Err(StoreError::refused(format!(
+            "PostgreSQL {} is too old: 15 is needed",
+            version / 10_000
+        )));
+    }
+    if encoding != "UTF8" {
+        return Err(StoreError::refused(format!(
+            "the database's encoding is {encoding}: UTF8 is needed"
+        )));
+    }
+    Ok(())
+}
+
+/// Who the server is. The timeline is read from the name of the file that is being written, not from the last checkpoint, which may be
+/// older than a promotion.
+async fn identify(client: &Client) -> Result<Identity, StoreError> {
+    let row = client
+        .query_one(
+            "SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END, \
+             system_identifier::text FROM pg_control_system()",
+            &[],
+        )
+        .await
+        .map_err(failed)?;
+    match row.get(0) {
+        Some(timeline) => Ok(Identity {
+            system: row.get(1),
+            timeline,
+        }),
+        None => Err(StoreError::unavailable("the database server is a standby")),
+    }
+}
+
+/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted.
+async fn settle(client: &mut Client, identity: &Identity, migrating: bool) -> Result<i64, StoreError> {
+    let transaction = client.transaction().await.map_err(failed)?;
+    // Another server may be making large tables: that is waited for.
+    transaction
+        .batch_execute("SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'")
+        .await
+        .map_err(failed)?;
+    transaction.execute(LOCK, &[]).await.map_err(failed)?;
+    if migrating {
+        transaction
+            .batch_execute("SET LOCAL statement_timeout = 0")
+            .await
+            .map_err(failed)?;
+        migrate(&transaction).await?;
+    }
+    let rows = transaction
+        .query("SELECT name, value FROM meta", &[])
+        .await
+        .map_err(failed)?;
+    let meta: std::collections::HashMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let before = meta.get("epoch").and_then(|epoch| epoch.parse().ok());
+    let same = meta.get("system") == Some(&identity.system) && meta.get("timeline") == Some(&identity.timeline);
+    let epoch = match before {
+        Some(epoch) if same => epoch,
+        _ => raise(&transaction, identity, before).await?,
+    };
+    transaction.commit().await.map_err(failed)?;
+    Ok(epoch)
+}
+
+/// Notes another server, with the epoch that begins with it.
+async fn raise(transaction: &Transaction<'_>, identity: &Identity, before: Option<i64>) -> Result<i64, StoreError> {
+    let row = transaction
+        .query_one("SELECT coalesce(max(last_token), 0) FROM heads", &[])
+        .await
+        .map_err(failed)?;
+    let epoch = epoch::next(before, row.get(0));
+    for (name, value) in [
+        ("epoch", &epoch.to_string()),
+        ("system", &identity.system),
+        ("timeline", &identity.timeline),
+    ] {
+        transaction
+            .execute(
+                "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                &[&name, value],
+            )
+            .await
+            .map_err(failed)?;
+    }
+    Ok(epoch)
+}
+
+/// Brings the tables up to what this version needs.
+async fn migrate(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let row = transaction
+        .query_one("SELECT to_regclass('migrations') IS NOT NULL", &[])
+        .await
+        .map_err(failed)?;
+    let exists: bool = row.get(0);
+    let mut applied = Vec::new();
+    if exists {
+        let rows = transaction
+            .query("SELECT number, checksum FROM migrations ORDER BY number", &[])
+            .await
+            .map_err(failed)?;
+        applied.extend(rows.iter().map(|row| Applied {
+            number: row.get(0),
+            checksum: row.get(1),
+        }));
+    } else {
+        transaction
+            .batch_execute(
+                "CREATE TABLE migrations (number bigint PRIMARY KEY, name text NOT NULL, checksum text NOT NULL)",
+            )
+            .await
+            .map_err(failed)?;
+    }
+    for step in migrations::pending(&applied, |step| step.postgres)? {
+        transaction.batch_execute(step.postgres).await.map_err(failed)?;
+        transaction
+            .execute(
+                "INSERT INTO migrations (number, name, checksum) VALUES ($1, $2, $3)",
+                &[&step.number, &step.name, &migrations::checksum(step.postgres)],
+            )
+            .await
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn failed(error: tokio_postgres::Error) -> StoreError {
+    Failure::from(error).into()
+}

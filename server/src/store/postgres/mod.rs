@@ -1,0 +1,156 @@
+//! The store of a team: tables on a Postgres server, shared by any number of replicas.
+//!
+//! Whoever has a namespace's head row locked decides for the namespace. A batch costs two round trips and one commit, however many
+//! jobs it holds: everything is read and written in arrays, and statements do not wait for each other's answers.
+//!
+//! Failure: a server that cannot be reached, is slow to answer or is a standby makes calls wait for at most some seconds, then they are
+//! told "not available"; nothing has been changed then. Only a commit that was sent and can neither be found nor be excluded is unknown.
+
+mod connection;
+mod lineage;
+mod pipeline;
+mod sql;
+mod statements;
+#[cfg(test)]
+mod tests;
+mod transaction;
+mod value;
+
+use std::sync::Arc;
+
+use deadpool_postgres::Pool;
+use tokio::sync::mpsc;
+
+use super::step::{self, Step, ask};
+use super::{Head, Plan, Rows, Save, StoreError};
+use connection::{Connection, Failure, patiently};
+use lineage::Lineage;
+use statements::{BEGIN_SNAPSHOT, COMMIT, NAMESPACES, Preparer, READ_HEAD, Texts, read_head, read_plan};
+
+/// How many connections write. More only add latency: what limits a server is its log, which they share.
+const WRITERS: usize = 4;
+/// How many connections read.
+const READERS: usize = 8;
+
+/// A store on a Postgres server. Cheap to clone.
+#[derive(Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    writers: Pool,
+    readers: Pool,
+    lineage: Arc<Lineage>,
+    texts: Texts,
+}
+
+impl Shared {
+    fn preparer<'a>(&'a self, client: &'a Connection, namespace: &'a str) -> Preparer<'a> {
+        Preparer {
+            client,
+            texts: &self.texts,
+            namespace,
+        }
+    }
+
+    /// Reads in one round trip, in one snapshot.
+    async fn read(&self, connection: &Connection, namespace: &str, plan: &Plan) -> Result<(Head, Rows), Failure> {
+        let prepare = self.preparer(connection, namespace);
+        let mut requests = vec![prepare.bare(BEGIN_SNAPSHOT).await?, prepare.head(READ_HEAD).await?];
+        requests.extend(prepare.plan(plan).await?);
+        requests.push(prepare.bare(COMMIT).await?);
+        let mut answers = transaction::run(connection, &requests).await?.into_iter().skip(1);
+        let head = read_head(&answers.next().unwrap_or_default());
+        let head = head.ok_or_else(|| StoreError::refused("the head cannot be read"))?;
+        Ok((head, read_plan(plan, answers.collect())?))
+    }
+}
+
+/// An open transaction. Dropped, it is rolled back.
+pub struct Transaction {
+    steps: mpsc::Sender<Step>,
+}
+
+impl Postgres {
+    /// Connects to a server, and makes its tables what this version needs.
+    ///
+    /// # Errors
+    /// If it cannot be reached, is a standby or too old, or if a newer version of this program has used it.
+    pub async fn connect(url: &str) -> Result<Postgres, StoreError> {
+        let config = connection::config(url)?;
+        let lineage = Arc::new(Lineage::open(&config).await?);
+        let shared = Shared {
+            writers: connection::pool(config.clone(), WRITERS, &lineage)?,
+            readers: connection::pool(config, READERS, &lineage)?,
+            lineage,
+            texts: Texts::default(),
+        };
+        Ok(Postgres {
+            shared: Arc::new(shared),
+        })
+    }
+
+    pub(super) async fn begin(&self, namespace: &str, plan: Plan) -> Result<(Transaction, Head, Rows), StoreError> {
+        let (shared, namespace) = (Arc::clone(&self.shared), namespace.to_owned());
+        let opened = ask(|reply| {
+            tokio::spawn(transaction::serve(shared, namespace, plan, reply));
+            true
+        });
+        let (steps, head, rows) = opened
+            .await
+            .unwrap_or_else(|| Err(StoreError::unavailable("the transaction was not opened")))?;
+        Ok((Transaction { steps }, head, rows))
+    }
+
+    pub(super) async fn read(&self, namespace: &str, plan: Plan) -> Result<(Head, Rows), StoreError> {
+        let (shared, namespace) = (Arc::clone(&self.shared), namespace.to_owned());
+        self.in_a_task(async move {
+            patiently(async || {
+                let connection = Connection::get(&shared.readers).await?;
+                let read = shared.read(&connection, &namespace, &plan).await?;
+                connection.release();
+                Ok(read)
+            })
+            .await
+        })
+        .await
+    }
+
+    pub(super) async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        self.in_a_task(async move {
+            patiently(async || {
+                let connection = Connection::get(&shared.readers).await?;
+                let rows = connection.query(NAMESPACES, &[]).await?;
+                connection.release();
+                Ok(rows.iter().map(|row| row.get(0)).collect())
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Does something whether or not it is waited for: a call that is given up must not cost its connection.
+    async fn in_a_task<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let done = tokio::spawn(work).await;
+        done.unwrap_or_else(|_| Err(StoreError::unavailable("the read was not finished")))
+    }
+
+    pub(super) fn epoch(&self) -> i64 {
+        self.shared.lineage.epoch()
+    }
+}
+
+impl Transaction {
+    pub(super) async fn load(&mut self, plan: Plan) -> Result<Rows, StoreError> {
+        step::load(plan, |step| self.steps.try_send(step).is_ok()).await
+    }
+
+    pub(super) async fn commit(self, save: Save) -> Result<(), StoreError> {
+        step::commit(save, |step| self.steps.try_send(step).is_ok()).await
+    }
+}

@@ -1,0 +1,237 @@
+//! Plans and changes as statements with their parameters, and answers as rows.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use deadpool_postgres::Object;
+use tokio_postgres::Row;
+
+use super::connection::Failure;
+use super::pipeline::Request;
+use super::sql;
+use super::value::{Parameter, read_row};
+use crate::store::action::Action;
+use crate::store::row::{Table, Value};
+use crate::store::{Columns, Head, Plan, Rows, Save, Selection, StoreError, TablePlan, TableRows};
+use crate::time::Time;
+
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+pub(super) const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+pub(super) const COMMIT: &str = "COMMIT";
+/// A commit may wait for a standby for as long as that takes; ended by a timeout it would count as done without it.
+pub(super) const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
+
+/// Locks a namespace's head. The time is read outside of the subquery: after the lock was waited for.
+pub(super) const LOCK_HEAD: &str = "\
+    SELECT position, first_position, epoch, last_token, \
+    greatest(last_time, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
+    FROM (SELECT * FROM heads WHERE namespace = $1 FOR UPDATE) AS head";
+
+/// Makes the head of a new namespace. If another transaction is making it, this waits for that one's end.
+pub(super) const MAKE_HEAD: &str = "\
+    INSERT INTO heads (namespace, position, first_position, epoch, last_token, last_time) VALUES ($1, 0, 1, 0, 0, 0) \
+    ON CONFLICT (namespace) DO NOTHING";
+
+/// Reads a head, and the time in any case.
+pub(super) const READ_HEAD: &str = "\
+    SELECT coalesce(position, 0), coalesce(first_position, 1), coalesce(epoch, 0), coalesce(last_token, 0), \
+    greatest(last_time, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
+    FROM (VALUES ($1::text)) AS asked (name) LEFT JOIN heads ON namespace = name";
+
+pub(super) const NAMESPACES: &str = "SELECT namespace FROM heads ORDER BY namespace";
+
+const SAVE_HEAD: &str = "\
+    UPDATE heads SET position = $2, first_position = $3, epoch = $4, last_token = $5, last_time = $6 WHERE namespace = $1";
+
+/// The texts of statements, made once.
+#[derive(Default)]
+pub(super) struct Texts(Mutex<HashMap<(&'static str, Action), Arc<str>>>);
+
+impl Texts {
+    fn of(&self, table: &'static Table, action: Action) -> Arc<str> {
+        let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = texts.entry((table.name, action));
+        Arc::clone(text.or_insert_with(|| sql::text(table, action).into()))
+    }
+}
+
+/// A connection, as statements are prepared on it.
+pub(super) struct Preparer<'a> {
+    pub(super) client: &'a Object,
+    pub(super) texts: &'a Texts,
+    pub(super) namespace: &'a str,
+}
+
+impl<'a> Preparer<'a> {
+    /// A statement without parameters.
+    pub(super) async fn bare(&self, text: &str) -> Result<Request<'a>, Failure> {
+        self.request(text, Vec::new()).await
+    }
+
+    /// A statement whose only parameter is the namespace.
+    pub(super) async fn head(&self, text: &str) -> Result<Request<'a>, Failure> {
+        self.request(text, vec![Parameter::Text(self.namespace)]).await
+    }
+
+    async fn of_table(
+        &self,
+        table: &'static Table,
+        action: Action,
+        parameters: Vec<Parameter<'a>>,
+    ) -> Result<Request<'a>, Failure> {
+        let mut all = vec![Parameter::Text(self.namespace)];
+        all.extend(parameters);
+        self.request(&self.texts.of(table, action), all).await
+    }
+
+    /// Prepares a statement, if this connection does not have it yet.
+    async fn request(&self, text: &str, parameters: Vec<Parameter<'a>>) -> Result<Request<'a>, Failure> {
+        let statement = self.client.prepare_cached(text).await?;
+        Ok(Request { statement, parameters })
+    }
+
+    /// What a plan reads.
+    pub(super) async fn plan(&self, plan: &'a Plan) -> Result<Vec<Request<'a>>, Failure> {
+        let mut requests = Vec::new();
+        for plan in plan {
+            if !plan.keys.is_empty() {
+                let keys = arrays(plan.table, 0..plan.table.key, plan.keys.iter().map(|key| key.iter()))?;
+                requests.push(self.of_table(plan.table, Action::Get, keys).await?);
+            }
+            for (action, selections) in alike(plan) {
+                let index = &plan.table.indexes[selections[0].1.index];
+                let after = selections[0].1.after.as_ref().map_or(0, Vec::len);
+                let columns = index.prefix.iter().chain(&index.order[..after]).copied();
+                let values = selections
+                    .iter()
+                    .map(|(_, it)| it.prefix.iter().chain(it.after.iter().flatten()));
+                let mut parameters = arrays(plan.table, columns, values)?;
+                let limits = selections
+                    .iter()
+                    .map(|(_, it)| Some(i64::try_from(it.limit).unwrap_or(i64::MAX)));
+                parameters.push(Parameter::Ints(limits.collect()));
+                requests.push(self.of_table(plan.table, action, parameters).await?);
+            }
+        }
+        Ok(requests)
+    }
+
+    /// What a batch changes.
+    pub(super) async fn save(&self, save: &'a Save) -> Result<Vec<Request<'a>>, Failure> {
+        let mut requests = Vec::new();
+        for changes in &save.tables {
+            let table = changes.table;
+            for (action, columns, rows) in [
+                (Action::Delete, table.key, &changes.deletes),
+                (Action::Upsert, table.columns.len(), &changes.upserts),
+                (Action::Insert, table.columns.len(), &changes.inserts),
+            ] {
+                if !rows.is_empty() {
+                    let values = arrays(table, 0..columns, rows.iter().map(|row| row.iter()))?;
+                    requests.push(self.of_table(table, action, values).await?);
+                }
+            }
+        }
+        for trim in &save.trims {
+            let first = trim.table.indexes[trim.index].order[0];
+            let parameters = vec![
+                Parameter::one(trim.table, first, &trim.up_to)?,
+                Parameter::Int(i64::try_from(trim.limit).unwrap_or(i64::MAX)),
+            ];
+            requests.push(
+                self.of_table(trim.table, Action::Trim { index: trim.index }, parameters)
+                    .await?,
+            );
+        }
+        let Head {
+            position,
+            first_position,
+            epoch,
+            last_token,
+            now,
+        } = save.head;
+        let numbers = [position, first_position, epoch, last_token, now.0].map(Parameter::Int);
+        let mut parameters = vec![Parameter::Text(self.namespace)];
+        parameters.extend(numbers);
+        requests.push(self.request(SAVE_HEAD, parameters).await?);
+        Ok(requests)
+    }
+}
+
+/// The selections of a plan that one statement can answer together, with their places in the plan.
+fn alike(plan: &TablePlan) -> Vec<(Action, Vec<(usize, &Selection)>)> {
+    let mut alike: Vec<(Action, Vec<(usize, &Selection)>)> = Vec::new();
+    for (place, selection) in plan.selections.iter().enumerate() {
+        let action = Action::of(selection);
+        match alike.iter_mut().find(|(other, _)| *other == action) {
+            Some((_, selections)) => selections.push((place, selection)),
+            None => alike.push((action, vec![(place, selection)])),
+        }
+    }
+    alike
+}
+
+/// The values of some rows, column by column.
+fn arrays<'a>(
+    table: &'static Table,
+    columns: impl Iterator<Item = usize>,
+    rows: impl Iterator<Item = impl Iterator<Item = &'a Value>>,
+) -> Result<Vec<Parameter<'a>>, StoreError> {
+    let rows: Vec<Vec<&Value>> = rows.map(Iterator::collect).collect();
+    columns
+        .enumerate()
+        .map(|(place, column)| Parameter::array(table, column, rows.iter().map(|row| row.get(place).copied())))
+        .collect()
+}
+
+/// The answers to what a plan reads, as the seam has them.
+pub(super) fn read_plan(plan: &Plan, answers: Vec<Vec<Row>>) -> Result<Rows, StoreError> {
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or_default();
+    plan.iter()
+        .map(|plan| {
+            let mut rows = TableRows::default();
+            if !plan.keys.is_empty() {
+                let found = next();
+                rows.by_key = found
+                    .iter()
+                    .map(|row| read_row(row, 0, plan.table))
+                    .collect::<Result<_, _>>()?;
+            }
+            rows.selected = vec![Vec::new(); plan.selections.len()];
+            for (_, selections) in alike(plan) {
+                for row in next() {
+                    let number: i64 = row.get(0);
+                    let asked = usize::try_from(number - 1)
+                        .ok()
+                        .and_then(|number| selections.get(number));
+                    let (place, _) = asked.ok_or_else(|| StoreError::refused("an answer to nothing that was asked"))?;
+                    rows.selected[*place].push(read_row(&row, 1, plan.table)?);
+                }
+            }
+            Ok(rows)
+        })
+        .collect()
+}
+
+/// The head in an answer; nothing if the namespace is new.
+pub(super) fn read_head(answer: &[Row]) -> Option<Head> {
+    let row = answer.first()?;
+    Some(Head {
+        position: row.get(0),
+        first_position: row.get(1),
+        epoch: row.get(2),
+        last_token: row.get(3),
+        now: Time(row.get(4)),
+    })
+}
+
+/// The batch that is being saved, by which it is found again.
+pub(super) fn batch_of(save: &Save) -> Option<(&'static Table, &Columns)> {
+    let batches = save.tables.iter().find(|changes| changes.table.name == "batches")?;
+    batches
+        .inserts
+        .first()
+        .or(batches.upserts.first())
+        .map(|row| (batches.table, row))
+}

@@ -1,0 +1,214 @@
+//! The task behind an open transaction. It owns the connection, so that a call that is given up leaves no transaction open.
+//!
+//! Two round trips: one begins, locks the head and reads; one saves and commits. A commit that is not answered is looked for on
+//! another connection: locking the head waits for the end of the old transaction, and then its batch is there or it is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_postgres::Row;
+
+use super::Shared;
+use super::connection::{Connection, Failure, PATIENCE, PAUSE, goes_on, patiently};
+use super::pipeline::{Pipeline, Request};
+use super::statements::{BEGIN, COMMIT, LOCK_HEAD, MAKE_HEAD, NO_TIMEOUT, Preparer, batch_of, read_head, read_plan};
+use crate::store::row::Table;
+use crate::store::step::{Reply, Step};
+use crate::store::{Columns, Head, Plan, Rows, Save, StoreError};
+
+/// How long an open transaction may do nothing. The server ends one that does nothing for longer.
+const MAX_SILENCE: Duration = Duration::from_secs(8);
+/// How long a commit may go unanswered before it is looked for elsewhere.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(15);
+/// How long it is looked for.
+const SEARCH_PATIENCE: Duration = Duration::from_secs(15);
+
+pub(super) type Opened = (mpsc::Sender<Step>, Head, Rows);
+
+/// Serves one transaction from its beginning to its end.
+pub(super) async fn serve(shared: Arc<Shared>, namespace: String, plan: Plan, reply: Reply<Opened>) {
+    let opened = patiently(async || {
+        let connection = Connection::get(&shared.writers).await?;
+        match open(&shared, &connection, &namespace, &plan).await {
+            Ok((head, rows)) => Ok((connection, head, rows)),
+            Err(failure) => Err(give_up(connection, failure).await),
+        }
+    });
+    let (connection, head, rows) = match opened.await {
+        Ok(opened) => opened,
+        Err(error) => {
+            let _ = reply.send(Err(error));
+            return;
+        }
+    };
+    let (steps, mut asked) = mpsc::channel(1);
+    // If nobody takes the reply, the sender in it is dropped, and that ends the transaction.
+    let _ = reply.send(Ok((steps, head, rows)));
+    loop {
+        match timeout(MAX_SILENCE, asked.recv()).await {
+            Ok(Some(Step::Load(plan, reply))) => {
+                let loaded = timeout(PATIENCE, load(&shared, &connection, &namespace, &plan)).await;
+                match loaded.unwrap_or_else(|_| Err(Failure::Lost(silent()))) {
+                    Ok(rows) => drop(reply.send(Ok(rows))),
+                    Err(failure) => {
+                        let failure = give_up(connection, failure).await;
+                        let _ = reply.send(Err(failure.into()));
+                        return;
+                    }
+                }
+            }
+            Ok(Some(Step::Commit(save, reply))) => {
+                let _ = reply.send(commit(&shared, connection, &namespace, &save).await);
+                return;
+            }
+            Ok(None) => return roll_back(connection).await,
+            Err(_) => {
+                tracing::warn!(%namespace, "a transaction did nothing for too long and is rolled back");
+                return roll_back(connection).await;
+            }
+        }
+    }
+}
+
+async fn open(shared: &Shared, connection: &Connection, namespace: &str, plan: &Plan) -> Result<(Head, Rows), Failure> {
+    let prepare = shared.preparer(connection, namespace);
+    let mut requests = vec![prepare.bare(BEGIN).await?, prepare.head(LOCK_HEAD).await?];
+    requests.extend(prepare.plan(plan).await?);
+    let mut answers = run(connection, &requests).await?.into_iter().skip(1);
+    if let Some(head) = read_head(&answers.next().unwrap_or_default()) {
+        return Ok((head, read_plan(plan, answers.collect())?));
+    }
+    // A new namespace. What was read was read without the lock.
+    requests[0] = prepare.head(MAKE_HEAD).await?;
+    let mut answers = run(connection, &requests).await?.into_iter().skip(1);
+    let head = read_head(&answers.next().unwrap_or_default());
+    let head = head.ok_or_else(|| StoreError::refused("a head that was made is not there"))?;
+    Ok((head, read_plan(plan, answers.collect())?))
+}
+
+async fn load(shared: &Shared, connection: &Connection, namespace: &str, plan: &Plan) -> Result<Rows, Failure> {
+    let requests = shared.preparer(connection, namespace).plan(plan).await?;
+    let answers = run(connection, &requests).await?;
+    Ok(read_plan(plan, answers)?)
+}
+
+/// Runs statements in one round trip. The first that fails is what is told: those after it fail because of it.
+pub(super) async fn run(connection: &Connection, requests: &[Request<'_>]) -> Result<Vec<Vec<Row>>, Failure> {
+    let mut pipeline = Pipeline::new(connection);
+    for request in requests {
+        if !pipeline.send(request) {
+            break;
+        }
+    }
+    let answers: Result<Vec<_>, _> = pipeline.finish().await.into_iter().collect();
+    Ok(answers?)
+}
+
+async fn roll_back(connection: Connection) {
+    if let Ok(Ok(())) = timeout(PATIENCE, connection.batch_execute("ROLLBACK")).await {
+        connection.release();
+    }
+}
+
+/// Leaves a transaction in which something failed.
+async fn give_up(connection: Connection, failure: Failure) -> Failure {
+    if let Failure::Answered(_) = failure {
+        roll_back(connection).await;
+    }
+    failure
+}
+
+async fn commit(shared: &Shared, connection: Connection, namespace: &str, save: &Save) -> Result<(), StoreError> {
+    let requests = match prepare_save(&shared.preparer(&connection, namespace), save).await {
+        Ok(requests) => requests,
+        Err(failure) => return Err(give_up(connection, failure).await.into()),
+    };
+    match send_commit(&connection, &requests).await {
+        Outcome::Committed => {
+            drop(requests);
+            connection.release();
+            Ok(())
+        }
+        Outcome::Undone(failure) => {
+            drop(requests);
+            Err(give_up(connection, failure).await.into())
+        }
+        Outcome::Unknown(lost) => {
+            drop(requests);
+            drop(connection);
+            find(shared, namespace, save, &lost).await
+        }
+    }
+}
+
+/// What is known of a commit.
+enum Outcome {
+    Committed,
+    Undone(Failure),
+    Unknown(StoreError),
+}
+
+/// Sends what a batch changed, the commit last, and waits for the answers.
+async fn send_commit(connection: &Connection, requests: &[Request<'_>]) -> Outcome {
+    let mut pipeline = Pipeline::new(connection);
+    // What could not be sent must not be followed by a commit of the rest.
+    let sent = requests.iter().all(|request| pipeline.send(request));
+    let Ok(answers) = timeout(COMMIT_PATIENCE, pipeline.finish()).await else {
+        return Outcome::Unknown(silent());
+    };
+    match answers.into_iter().find_map(Result::err) {
+        None => Outcome::Committed,
+        // A statement failed, so the commit that came after it was none.
+        Some(error) if goes_on(&error) || !sent => Outcome::Undone(error.into()),
+        Some(error) => Outcome::Unknown(Failure::from(error).into()),
+    }
+}
+
+fn silent() -> StoreError {
+    StoreError::unavailable("the database did not answer in time")
+}
+
+async fn prepare_save<'a>(prepare: &Preparer<'a>, save: &'a Save) -> Result<Vec<Request<'a>>, Failure> {
+    let mut requests = prepare.save(save).await?;
+    requests.push(prepare.bare(NO_TIMEOUT).await?);
+    requests.push(prepare.bare(COMMIT).await?);
+    Ok(requests)
+}
+
+/// Finds out what became of a commit that was not answered.
+async fn find(shared: &Shared, namespace: &str, save: &Save, lost: &StoreError) -> Result<(), StoreError> {
+    tracing::warn!(%namespace, cause = %lost, "a commit was not answered; looking for it");
+    let Some((table, row)) = batch_of(save) else {
+        return Err(StoreError::unknown(lost));
+    };
+    let search = async {
+        loop {
+            match look(shared, namespace, table, row).await {
+                Ok(found) => return found,
+                Err(error) => tracing::debug!(%error, "could not look for a commit"),
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    match timeout(SEARCH_PATIENCE, search).await {
+        Ok(true) => Ok(()),
+        // Nothing of it was kept.
+        Ok(false) => Err(StoreError::unavailable(lost)),
+        Err(_) => Err(StoreError::unknown(lost)),
+    }
+}
+
+/// Waits for the end of the old transaction, by the head that it has locked, and looks for its batch.
+async fn look(shared: &Shared, namespace: &str, table: &'static Table, row: &Columns) -> Result<bool, StoreError> {
+    let connection = Connection::get(&shared.writers).await?;
+    let plan = vec![crate::store::TablePlan {
+        table,
+        keys: vec![row[..table.key].to_vec()],
+        selections: Vec::new(),
+    }];
+    let (_, rows) = open(shared, &connection, namespace, &plan).await?;
+    roll_back(connection).await;
+    Ok(rows.iter().any(|rows| !rows.by_key.is_empty()))
+}
