@@ -7,3 +7,4 @@ mod house;
 mod locks;
 mod state;
 mod support;
+mod tasks;
