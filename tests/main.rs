@@ -8,3 +8,4 @@ mod house;
 mod locks;
 mod state;
 mod support;
+mod tasks;
