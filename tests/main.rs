@@ -6,5 +6,7 @@ mod common;
 mod events;
 mod house;
 mod locks;
+mod registry;
+mod sessions;
 mod state;
 mod support;
