@@ -6,6 +6,8 @@ mod common;
 mod events;
 mod house;
 mod locks;
+mod registry;
+mod sessions;
 mod state;
 mod support;
 mod tasks;

@@ -1,5 +1,6 @@
 //! Servers to test against, and a stage for each test: a namespace of its own.
 
+pub mod agent;
 pub mod server;
 pub mod wait;
 

@@ -74,6 +74,10 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
             crate::registry::rpc::Registry::new(Arc::clone(&app))
         ))
         .add_service(service!(
+            session_service_server::SessionServiceServer,
+            crate::sessions::rpc::Sessions::new(Arc::clone(&app))
+        ))
+        .add_service(service!(
             state_service_server::StateServiceServer,
             crate::state::rpc::States::new(Arc::clone(&app))
         ))

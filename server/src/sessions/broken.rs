@@ -109,3 +109,32 @@ fn due(grace_over: Instant, last: Instant, gap_end: Instant, ttl: Duration) -> I
         grace_over.max(gap_end + ttl)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(1);
+    const TTL: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn an_agent_that_was_heard_of_since_the_last_gap_has_the_grace() {
+        let gap_end = Instant::now();
+        let last = gap_end + Duration::from_millis(10);
+        let broke = last + Duration::from_millis(10);
+        assert_eq!(due(broke + GRACE, last, gap_end, TTL), broke + GRACE);
+    }
+
+    #[test]
+    fn an_agent_that_was_not_has_a_full_ttl_from_its_end() {
+        let last = Instant::now();
+        let gap_end = last + Duration::from_secs(30);
+        assert_eq!(due(gap_end + GRACE, last, gap_end, TTL), gap_end + TTL);
+        let late = gap_end + TTL;
+        assert_eq!(
+            due(late + GRACE, last, gap_end, TTL),
+            late + GRACE,
+            "the grace is the least"
+        );
+    }
+}
