@@ -398,3 +398,7 @@ fn ancestors(dependencies: &[Vec<usize>]) -> Vec<Bits> {
     }
     ancestors
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

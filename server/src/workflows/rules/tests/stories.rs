@@ -97,7 +97,7 @@ fn a_map_over_ten_thousand_items_goes_on_in_bounded_jobs_and_is_reduced_by_refer
     bench
         .start(WorkflowType::MapReduce, vec![map, reduce], json!(list), 100)
         .unwrap();
-    let large = "x".repeat(2_000);
+    let large = "x".repeat(120);
     bench.run(|task, input| match task.origin.0.as_ref().unwrap().step_id.as_str() {
         "map" => Outcome::Completed(json!([input, large])),
         _ => Outcome::Completed(input),
