@@ -232,3 +232,11 @@ async fn an_agent_whose_place_is_taken_ends_with_an_error() {
     }
     assert_eq!(soon(agent.wait()).await.expect("ended").code(), Some(1));
 }
+
+#[tokio::test]
+async fn an_endless_output_is_cut_off() {
+    let (_agent, mut stream, _streams) = agent("yes", &[]).await;
+    stream.assign("t", 1, "1", LONG);
+    let (_, error) = stream.failure().await;
+    assert_eq!((error.kind.as_str(), error.permanent), ("result_too_large", true));
+}
