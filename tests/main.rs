@@ -2,6 +2,8 @@
 //!
 //! `scripts/test` runs it with a private Postgres and Redis. Without `DRUMLINE_TEST_POSTGRES` it runs on the embedded store alone.
 
+mod agent_exec;
+mod cli;
 mod common;
 mod events;
 mod house;

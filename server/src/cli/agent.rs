@@ -16,6 +16,7 @@ use drumline::v1::Payload;
 use drumline::{Agent, AgentHandle, Capability, TaskContext, TaskFailure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, ChildStdin, Command as Program};
+use tokio::sync::oneshot;
 
 use super::child::{Child, Reach, exit_code};
 use super::connection::Connection;
@@ -187,7 +188,8 @@ async fn attempt(runner: Arc<Runner>, task: TaskContext, input: Payload) -> Resu
     if let Some(stdin) = child.process.stdin.take() {
         tokio::spawn(feed(stdin, input));
     }
-    let mut stdout = tokio::spawn(read_all(child.process.stdout.take()));
+    let (too_long, overflow) = oneshot::channel();
+    let stdout = tokio::spawn(read_all(child.process.stdout.take(), too_long));
     let stderr = tokio::spawn(keep_tail(child.process.stderr.take()));
     let status = tokio::select! {
         biased;
@@ -196,7 +198,7 @@ async fn attempt(runner: Arc<Runner>, task: TaskContext, input: Payload) -> Resu
             child.stop(runner.grace).await?;
             return Err(TaskFailure::new("stopped", format!("the program was stopped: {cause:?}")));
         }
-        Ok(None) = &mut stdout => {
+        Ok(()) = overflow => {
             child.stop(Duration::ZERO).await?;
             let message = format!("the program wrote more than {MOST_OUTPUT} bytes");
             return Err(TaskFailure::new("result_too_large", message).permanent());
@@ -216,8 +218,7 @@ async fn attempt(runner: Arc<Runner>, task: TaskContext, input: Payload) -> Resu
     let output = tokio::time::timeout(OUTPUT_PATIENCE, stdout)
         .await
         .ok()
-        .and_then(Result::ok)
-        .flatten();
+        .and_then(Result::ok);
     result_of(output.unwrap_or_default(), &said)
 }
 
@@ -313,14 +314,18 @@ async fn feed(mut stdin: ChildStdin, input: bytes::Bytes) {
     }
 }
 
-/// Reads an output to its end; nothing if it is too long.
-async fn read_all(pipe: Option<impl AsyncRead + Unpin>) -> Option<Vec<u8>> {
+/// Reads an output to its end; says at once where it is too long.
+async fn read_all(pipe: Option<impl AsyncRead + Unpin>, too_long: oneshot::Sender<()>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(pipe) = pipe {
         // What is there counts, also where reading breaks off.
         let _read = pipe.take(MOST_OUTPUT + 1).read_to_end(&mut bytes).await;
     }
-    (bytes.len() as u64 <= MOST_OUTPUT).then_some(bytes)
+    if bytes.len() as u64 > MOST_OUTPUT {
+        // Who is not there any more does not need to know.
+        let _told = too_long.send(());
+    }
+    bytes
 }
 
 /// Passes standard error on, and keeps its end.

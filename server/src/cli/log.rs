@@ -21,7 +21,8 @@ pub fn of_a_client() {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter("warn"))
         .with_writer(std::io::stderr);
-    let _first = subscriber.with_target(false).without_time().try_init();
+    let ansi = std::io::stderr().is_terminal();
+    let _first = subscriber.with_target(false).without_time().with_ansi(ansi).try_init();
 }
 
 fn filter(otherwise: &str) -> EnvFilter {
