@@ -2,6 +2,7 @@
 //!
 //! `scripts/test` runs it with a private Postgres and Redis. Without `DRUMLINE_TEST_POSTGRES` it runs on the embedded store alone.
 
+mod demo;
 mod events;
 mod house;
 mod locks;
