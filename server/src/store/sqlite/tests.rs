@@ -128,6 +128,53 @@ fn only_the_owner_can_read_the_files() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_beside_the_file_stays_small() {
+    let directory = directory();
+    let store = Sqlite::open(directory.path()).expect("a new store");
+    let table = TABLES
+        .iter()
+        .find(|table| table.name == "payloads")
+        .expect("the payloads");
+    let log = || {
+        directory
+            .path()
+            .join("drumline.db-wal")
+            .metadata()
+            .map_or(0, |log| log.len())
+    };
+    let mut largest = 0;
+    // Three times as much as the log may hold.
+    for batch in 0..50 {
+        let (transaction, head, _) = store.begin("a", Plan::new()).await.expect("a transaction");
+        let rows = (0..16).map(|number| {
+            let mut row = crate::store::tests::row(table, batch * 16 + number);
+            row[table.key] = crate::store::row::Value::Blob(vec![b'x'; 128 << 10].into());
+            row
+        });
+        let inserts = crate::store::TableSave {
+            inserts: rows.collect(),
+            ..crate::store::tests::unchanged(table)
+        };
+        let save = Save {
+            tables: vec![inserts],
+            trims: Vec::new(),
+            head,
+        };
+        transaction.commit(save).await.expect("a commit");
+        largest = largest.max(log());
+    }
+    assert!(largest > 4 << 20 && largest < 80 << 20, "{largest}");
+    // And it is cut when there is nothing to do.
+    for _ in 0..200 {
+        if log() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the log still holds {} bytes", log());
+}
+
 #[test]
 fn a_full_disk_changes_nothing() {
     let directory = Directory::temporary().expect("a temporary directory");

@@ -55,7 +55,9 @@ impl Schema {
         let server = std::env::var("DRUMLINE_TEST_POSTGRES").ok()?;
         let name = format!("test_{}", uuid::Uuid::new_v4().simple());
         let separator = if server.contains('?') { '&' } else { '?' };
-        let url = format!("{server}{separator}application_name={name}&options=-csearch_path%3D{name}");
+        // What the machine does with a commit is not what these tests are about.
+        let options = format!("-csearch_path%3D{name}%20-csynchronous_commit%3Doff");
+        let url = format!("{server}{separator}application_name={name}&options={options}");
         let schema = Schema { name, server, url };
         schema
             .run(&format!("CREATE SCHEMA {}", schema.name))

@@ -178,9 +178,13 @@ fn change(model: &mut Model, table: &'static Table, round: &Round) -> (TableSave
 fn selections_agree_with_rows_sorted_in_memory() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     for store in runtime.block_on(stores()) {
+        let cases = match *store {
+            Store::Sqlite(_) => 16,
+            Store::Postgres(_) => 4,
+        };
         for table in TABLES {
             let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-                cases: 12,
+                cases,
                 failure_persistence: None,
                 ..ProptestConfig::default()
             });
