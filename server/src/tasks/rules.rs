@@ -169,5 +169,7 @@ pub(super) fn event(event_type: &str, task: &Task, more: serde_json::Value) -> D
 
 /// Text for an event: events are small.
 pub(super) fn short(text: &str) -> &str {
-    &text[..text.floor_char_boundary(1_024)]
+    const MOST: usize = 1_024;
+    let end = (0..=MOST.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
