@@ -9,4 +9,5 @@ mod locks;
 mod registry;
 mod sessions;
 mod state;
+mod streams;
 mod support;

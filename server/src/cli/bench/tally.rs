@@ -99,7 +99,8 @@ impl Tally {
             reason => reason.as_str_name().trim_start_matches("REASON_").to_owned(),
         };
         *self.errors.entry(kind).or_default() += 1;
-        self.example.get_or_insert_with(|| format!("{:?}: {error}", error.code()));
+        self.example
+            .get_or_insert_with(|| format!("{:?}: {error}", error.code()));
     }
 
     /// Operations that should have begun and never did.
