@@ -12,5 +12,6 @@ mod locks;
 mod registry;
 mod sessions;
 mod state;
+mod streams;
 mod support;
 mod tasks;
