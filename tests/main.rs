@@ -15,3 +15,4 @@ mod state;
 mod streams;
 mod support;
 mod tasks;
+mod workflows;

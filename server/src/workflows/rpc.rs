@@ -14,11 +14,11 @@ use std::time::Duration;
 use drumline_proto::v1;
 use drumline_proto::v1::workflow_service_server::WorkflowService;
 use futures::Stream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::rules::start::{self, Start};
-use super::{Transition, Workflow, WorkflowState, WorkflowType, plan, rules};
+use super::{Transition, Workflow, WorkflowType, plan, rules};
 use crate::app::App;
 use crate::edge::Context;
 use crate::edge::check::Check;
@@ -28,7 +28,7 @@ use crate::error::{Reason, Refusal};
 use crate::lane::{Urgency, refusal_of};
 use crate::store::Selection;
 use crate::store::row::Value;
-use crate::tail::{Cursor, Filter, Pattern};
+use crate::tail::Cursor;
 
 /// The longest wait for a workflow's end.
 const MAX_WAIT: Duration = Duration::from_secs(600);
@@ -225,41 +225,12 @@ pub async fn get_workflow(
     );
     check.finish()?;
     if !wait.is_zero() {
-        await_end(app, context, &workflow_id, Instant::now() + context.patience(wait)).await?;
+        watch::await_end(app, context, &workflow_id, Instant::now() + context.patience(wait)).await?;
     }
     let workflow = view::whole(app, &context.namespace, &workflow_id).await?;
     Ok(v1::GetWorkflowResponse {
         workflow: Some(workflow.ok_or_else(|| not_found(&workflow_id))?),
     })
-}
-
-/// Waits until a workflow has ended, or the time is over. Listens before it looks, so that it misses no end.
-async fn await_end(app: &App, context: &Context, workflow_id: &String, until: Instant) -> Result<(), Refusal> {
-    let ends = ["workflow.completed", "workflow.failed", "workflow.cancelled"];
-    loop {
-        let feed = app.tail.feed(&context.namespace).await?;
-        let mut events = feed.subscribe(Filter {
-            types: ends.into_iter().map(Pattern::new).collect(),
-            subject: Some(workflow_id.clone()),
-            ..Filter::default()
-        });
-        let row = app.store.get::<Workflow>(&context.namespace, workflow_id).await;
-        let row = row.map_err(|error| refusal_of(&error))?;
-        let workflow = row.ok_or_else(|| not_found(workflow_id))?;
-        if workflow.state != WorkflowState::Running {
-            return Ok(());
-        }
-        tokio::select! {
-            ended = timeout_at(until, events.next()) => match ended {
-                Ok(Some(_)) | Err(_) => return Ok(()),
-                // Cut off: it listens and looks again.
-                Ok(None) => {}
-            },
-            () = app.draining.cancelled() => {
-                return Err(Refusal::new(Reason::Draining, "the server is stopping").retry_after(Duration::from_millis(200)));
-            }
-        }
-    }
 }
 
 /// Lists workflows, newest first.
@@ -374,7 +345,7 @@ pub async fn get_workflow_history(
     let last = rows.last().filter(|_| rows.len() == page.size);
     Ok(v1::GetWorkflowHistoryResponse {
         next_page_token: last.map_or(String::new(), |last| page::token(&[Value::Int(last.sequence)], &list)),
-        transitions: rows.into_iter().map(view::transition).collect(),
+        transitions: rows.into_iter().map(convert::transition).collect(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Steps between the wire and the house.
+//! Workflows and their steps between the wire and the house.
 
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use crate::edge::payload;
 use crate::error::Refusal;
 use crate::tasks::{DEFAULT_ACCEPT_TIMEOUT, DEFAULT_TIMEOUT, RetryPolicy, TaskError};
 use crate::workflows::expr::MAX_TEXT_BYTES;
-use crate::workflows::{Fallback, OnFailure, Step, WorkflowState};
+use crate::workflows::{
+    Fallback, OnFailure, Step, StepDefinition, StepRecord, StepState, Transition, Workflow, WorkflowState, WorkflowType,
+};
 
 /// The shortest and the longest timeout of a task.
 const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30 * 24 * 3_600);
@@ -192,4 +194,103 @@ pub(super) fn states(states: &[i32]) -> Result<Vec<WorkflowState>, Refusal> {
         Ok(State::Unspecified) | Err(_) => Err(Refusal::invalid("states", "has one that is not a state")),
     };
     states.iter().map(one).collect()
+}
+
+/// A workflow for the wire, without what it works on and what came of it.
+pub(super) fn workflow(row: &Workflow, records: Vec<StepRecord>, definitions: Vec<StepDefinition>) -> v1::Workflow {
+    let workflow_type = match row.workflow_type {
+        WorkflowType::Sequential => v1::WorkflowType::Sequential,
+        WorkflowType::Parallel => v1::WorkflowType::Parallel,
+        WorkflowType::MapReduce => v1::WorkflowType::MapReduce,
+        WorkflowType::Graph => v1::WorkflowType::Graph,
+    };
+    let state = match row.state {
+        WorkflowState::Running => v1::workflow::State::Running,
+        WorkflowState::Completed => v1::workflow::State::Completed,
+        WorkflowState::Failed => v1::workflow::State::Failed,
+        WorkflowState::Cancelled => v1::workflow::State::Cancelled,
+        WorkflowState::TimedOut => v1::workflow::State::TimedOut,
+    };
+    let subtasks: i64 = records.iter().map(|record| record.item_count).sum();
+    v1::Workflow {
+        workflow_id: row.workflow_id.clone(),
+        workflow_type: workflow_type.into(),
+        state: state.into(),
+        input: None,
+        checkpoints: checkpoints(&records),
+        steps: records
+            .iter()
+            .zip(definitions)
+            .map(|(record, given)| status(record, given))
+            .collect(),
+        subtasks: Vec::new(),
+        subtask_count: i32::try_from(subtasks).unwrap_or(i32::MAX),
+        partial_results: Default::default(),
+        final_result: None,
+        error_log: row.error_log.0.clone(),
+        max_concurrent_delegates: row.max_concurrent,
+        in_flight: row.in_flight,
+        correlation_id: row.correlation_id.clone(),
+        caller_agent: row.caller_agent.clone(),
+        start_time: Some(payload::timestamp(row.started_at)),
+        update_time: Some(payload::timestamp(row.updated_at)),
+        end_time: row.ended_at.map(payload::timestamp),
+        labels: row.labels.0.clone().into_iter().collect(),
+        workflow_name: row.workflow_name.clone(),
+        traceparent: row.traceparent.clone(),
+    }
+}
+
+/// The ends of steps, in order.
+fn checkpoints(records: &[StepRecord]) -> Vec<v1::WorkflowCheckpoint> {
+    let ended = records.iter().filter_map(|record| Some((record.end_position?, record)));
+    let mut ended: Vec<_> = ended.collect();
+    ended.sort_by_key(|(position, record)| (*position, record.number));
+    let checkpoint = |(position, record): (i64, &StepRecord)| v1::WorkflowCheckpoint {
+        step_id: record.step_id.clone(),
+        state: step_state(record.state).into(),
+        time: record.ended_at.map(payload::timestamp),
+        position,
+    };
+    ended.into_iter().map(checkpoint).collect()
+}
+
+fn status(record: &StepRecord, given: StepDefinition) -> v1::StepStatus {
+    let count = |number: i64| i32::try_from(number).unwrap_or(i32::MAX);
+    v1::StepStatus {
+        step: Some(step(given.step.0)),
+        state: step_state(record.state).into(),
+        item_count: count(record.item_count),
+        in_flight_count: count(record.in_flight),
+        completed_count: count(record.completed),
+        failed_count: count(record.failed),
+        start_time: record.started_at.map(payload::timestamp),
+        end_time: record.ended_at.map(payload::timestamp),
+    }
+}
+
+fn step_state(state: StepState) -> v1::step_status::State {
+    use v1::step_status::State;
+    match state {
+        StepState::Waiting => State::Waiting,
+        StepState::Running => State::Running,
+        StepState::Completed => State::Completed,
+        StepState::Failed => State::Failed,
+        StepState::Skipped => State::Skipped,
+        StepState::Cancelled => State::Cancelled,
+    }
+}
+
+/// A transition for the wire.
+pub(super) fn transition(row: Transition) -> v1::WorkflowTransition {
+    v1::WorkflowTransition {
+        sequence: row.sequence,
+        time: Some(payload::timestamp(row.at)),
+        position: row.position,
+        kind: row.kind,
+        step_id: row.step_id,
+        index: i32::try_from(row.place).unwrap_or(i32::MAX),
+        task_id: row.task_id,
+        detail: row.detail,
+    }
 }

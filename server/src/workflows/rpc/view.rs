@@ -15,9 +15,7 @@ use crate::store::row::{Key, Row, Value};
 use crate::store::{Columns, Head, Selection, StoreError, TablePlan};
 use crate::tasks::{PayloadRole, StoredPayload, Task};
 use crate::workflows::plan::MAX_STEPS;
-use crate::workflows::{
-    Item, ItemState, StepDefinition, StepRecord, StepState, Transition, Workflow, WorkflowState, WorkflowType,
-};
+use crate::workflows::{Item, ItemState, StepDefinition, StepRecord, Workflow, WorkflowState};
 
 /// How many subtasks a workflow is shown with.
 const FIRST_SUBTASKS: usize = 100;
@@ -84,7 +82,7 @@ pub(super) async fn outline(app: &App, namespace: &str, workflow_id: &str) -> Re
     Ok(Some(Outline {
         head,
         has_ended: row.state != WorkflowState::Running,
-        workflow: workflow_of(&row, decoded(records)?, decoded(definitions)?),
+        workflow: convert::workflow(&row, decoded(records)?, decoded(definitions)?),
     }))
 }
 
@@ -179,7 +177,7 @@ pub(super) async fn outlines(app: &App, namespace: &str, rows: &[&Workflow]) -> 
         let definitions = read.pop().unwrap_or_default().selected;
         let records = read.pop().unwrap_or_default().selected;
         for ((row, records), definitions) in now.iter().zip(records).zip(definitions) {
-            let outline = workflow_of(row, decoded(records)?, decoded(definitions)?);
+            let outline = convert::workflow(row, decoded(records)?, decoded(definitions)?);
             bytes += outline.encoded_len();
             if bytes > PAGE_BYTES && !outlines.is_empty() {
                 return Ok(outlines);
@@ -313,103 +311,5 @@ fn subtask(item: &Item, step_id: String, tasks: &HashMap<String, Task>) -> v1::S
         attempt: task.map_or(0, |task| task.attempt),
         result: None,
         error: error.map(convert::error),
-    }
-}
-
-fn workflow_of(row: &Workflow, records: Vec<StepRecord>, definitions: Vec<StepDefinition>) -> v1::Workflow {
-    let workflow_type = match row.workflow_type {
-        WorkflowType::Sequential => v1::WorkflowType::Sequential,
-        WorkflowType::Parallel => v1::WorkflowType::Parallel,
-        WorkflowType::MapReduce => v1::WorkflowType::MapReduce,
-        WorkflowType::Graph => v1::WorkflowType::Graph,
-    };
-    let state = match row.state {
-        WorkflowState::Running => v1::workflow::State::Running,
-        WorkflowState::Completed => v1::workflow::State::Completed,
-        WorkflowState::Failed => v1::workflow::State::Failed,
-        WorkflowState::Cancelled => v1::workflow::State::Cancelled,
-        WorkflowState::TimedOut => v1::workflow::State::TimedOut,
-    };
-    let subtasks: i64 = records.iter().map(|record| record.item_count).sum();
-    v1::Workflow {
-        workflow_id: row.workflow_id.clone(),
-        workflow_type: workflow_type.into(),
-        state: state.into(),
-        input: None,
-        checkpoints: checkpoints(&records),
-        steps: records
-            .iter()
-            .zip(definitions)
-            .map(|(record, given)| status(record, given))
-            .collect(),
-        subtasks: Vec::new(),
-        subtask_count: i32::try_from(subtasks).unwrap_or(i32::MAX),
-        partial_results: Default::default(),
-        final_result: None,
-        error_log: row.error_log.0.clone(),
-        max_concurrent_delegates: row.max_concurrent,
-        in_flight: row.in_flight,
-        correlation_id: row.correlation_id.clone(),
-        caller_agent: row.caller_agent.clone(),
-        start_time: Some(payload::timestamp(row.started_at)),
-        update_time: Some(payload::timestamp(row.updated_at)),
-        end_time: row.ended_at.map(payload::timestamp),
-        labels: row.labels.0.clone().into_iter().collect(),
-        workflow_name: row.workflow_name.clone(),
-        traceparent: row.traceparent.clone(),
-    }
-}
-
-/// The ends of steps, in order.
-fn checkpoints(records: &[StepRecord]) -> Vec<v1::WorkflowCheckpoint> {
-    let ended = records.iter().filter_map(|record| Some((record.end_position?, record)));
-    let mut ended: Vec<_> = ended.collect();
-    ended.sort_by_key(|(position, record)| (*position, record.number));
-    let checkpoint = |(position, record): (i64, &StepRecord)| v1::WorkflowCheckpoint {
-        step_id: record.step_id.clone(),
-        state: step_state(record.state).into(),
-        time: record.ended_at.map(payload::timestamp),
-        position,
-    };
-    ended.into_iter().map(checkpoint).collect()
-}
-
-fn status(record: &StepRecord, given: StepDefinition) -> v1::StepStatus {
-    let count = |number: i64| i32::try_from(number).unwrap_or(i32::MAX);
-    v1::StepStatus {
-        step: Some(convert::step(given.step.0)),
-        state: step_state(record.state).into(),
-        item_count: count(record.item_count),
-        in_flight_count: count(record.in_flight),
-        completed_count: count(record.completed),
-        failed_count: count(record.failed),
-        start_time: record.started_at.map(payload::timestamp),
-        end_time: record.ended_at.map(payload::timestamp),
-    }
-}
-
-fn step_state(state: StepState) -> v1::step_status::State {
-    use v1::step_status::State;
-    match state {
-        StepState::Waiting => State::Waiting,
-        StepState::Running => State::Running,
-        StepState::Completed => State::Completed,
-        StepState::Failed => State::Failed,
-        StepState::Skipped => State::Skipped,
-        StepState::Cancelled => State::Cancelled,
-    }
-}
-
-/// A transition for the wire.
-pub(super) fn transition(row: Transition) -> v1::WorkflowTransition {
-    v1::WorkflowTransition {
-        sequence: row.sequence,
-        time: Some(payload::timestamp(row.at)),
-        position: row.position,
-        kind: row.kind,
-        step_id: row.step_id,
-        index: i32::try_from(row.place).unwrap_or(i32::MAX),
-        task_id: row.task_id,
-        detail: row.detail,
     }
 }

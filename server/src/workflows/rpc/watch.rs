@@ -1,4 +1,4 @@
-//! Watching a workflow: as it is, then as it changes, until it has ended.
+//! Watching a workflow, as it is, then as it changes, until it has ended; and waiting for that alone.
 //!
 //! A watcher is a reader of whatever happens in the workflow's undertaking, its tasks included. It listens first and reads then, so it
 //! misses nothing. It sends what the store says, so changes that follow one another quickly are one, and one that falls behind has only
@@ -9,14 +9,18 @@ use std::time::Duration;
 
 use drumline_proto::v1;
 use futures::Stream;
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use super::view::{self, Outline};
 use super::{cursor, not_found};
 use crate::app::App;
+use crate::edge::Context;
 use crate::edge::stream::{self, End, Outlet};
-use crate::error::Refusal;
-use crate::tail::{Feed, Filter};
+use crate::error::{Reason, Refusal};
+use crate::lane::refusal_of;
+use crate::tail::{Feed, Filter, Pattern};
+use crate::workflows::{Workflow, WorkflowState};
 
 /// How long changes gather before they are read.
 const GATHERING: Duration = Duration::from_millis(50);
@@ -112,5 +116,39 @@ impl Watch {
         self.sent = Some(workflow);
         self.outlet.send(message).await?;
         Ok(has_ended)
+    }
+}
+
+/// Waits until a workflow has ended, or the time is over. Listens before it looks, so that it misses no end.
+pub(super) async fn await_end(
+    app: &App,
+    context: &Context,
+    workflow_id: &String,
+    until: Instant,
+) -> Result<(), Refusal> {
+    let ends = ["workflow.completed", "workflow.failed", "workflow.cancelled"];
+    loop {
+        let feed = app.tail.feed(&context.namespace).await?;
+        let mut events = feed.subscribe(Filter {
+            types: ends.into_iter().map(Pattern::new).collect(),
+            subject: Some(workflow_id.clone()),
+            ..Filter::default()
+        });
+        let row = app.store.get::<Workflow>(&context.namespace, workflow_id).await;
+        let row = row.map_err(|error| refusal_of(&error))?;
+        let workflow = row.ok_or_else(|| not_found(workflow_id))?;
+        if workflow.state != WorkflowState::Running {
+            return Ok(());
+        }
+        tokio::select! {
+            ended = timeout_at(until, events.next()) => match ended {
+                Ok(Some(_)) | Err(_) => return Ok(()),
+                // Cut off: it listens and looks again.
+                Ok(None) => {}
+            },
+            () = app.draining.cancelled() => {
+                return Err(Refusal::new(Reason::Draining, "the server is stopping").retry_after(Duration::from_millis(200)));
+            }
+        }
     }
 }
