@@ -10,6 +10,7 @@ mod events;
 mod house;
 mod locks;
 mod registry;
+mod restarts;
 mod sessions;
 mod state;
 mod streams;

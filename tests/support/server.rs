@@ -147,6 +147,11 @@ impl Server {
         self.child.id()
     }
 
+    /// How it ended, if it has.
+    pub fn exited(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("it is a child")
+    }
+
     /// Sends it a signal, by name.
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);

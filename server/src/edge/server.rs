@@ -19,6 +19,8 @@ const MAX_PENDING_RESETS: usize = 4_096;
 /// Flow-control windows: measured, together with the number of streams, to be worth several times the defaults under load.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// How long health says that the server is stopping before its streams end.
+const HEALTH_FAREWELL: Duration = Duration::from_millis(200);
 
 /// Listens on an address.
 ///
@@ -35,7 +37,7 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// # Errors
 /// When the transport fails.
 pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (mut health, health_service) = tonic_health::server::health_reporter();
     let names = service_names();
     for name in &names {
         health
@@ -98,6 +100,13 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
                 .set_service_status(name, tonic_health::ServingStatus::NotServing)
                 .await;
         }
+        // Whoever watches health would otherwise keep the server from ending.
+        tokio::spawn(async move {
+            tokio::time::sleep(HEALTH_FAREWELL).await;
+            for name in &names {
+                health.clear_service_status(name).await;
+            }
+        });
     };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     routes.serve_with_incoming_shutdown(incoming, stop).await
