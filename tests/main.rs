@@ -5,6 +5,7 @@
 mod agent_exec;
 mod cli;
 mod common;
+mod demo;
 mod events;
 mod house;
 mod locks;

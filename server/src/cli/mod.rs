@@ -18,6 +18,7 @@ mod agents;
 pub mod bench;
 mod child;
 mod connection;
+pub mod demo;
 mod details;
 mod events;
 mod failure;
@@ -58,6 +59,11 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(serve::ServeArgs),
+    /// Watch four agents review a git repository, and one of them be killed
+    Demo(demo::DemoArgs),
+    /// One of the agents of the demo
+    #[command(hide = true)]
+    DemoAgent(demo::agents::DemoAgentArgs),
     /// Measure a server
     Bench(bench::Args),
     /// Run a program as an agent
@@ -110,6 +116,8 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         // These look after signals themselves.
         Command::Serve(args) => Ok(serve::run(args).await?),
+        Command::Demo(args) => demo::run(args).await,
+        Command::DemoAgent(args) => demo::agents::run_agent(args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Lock(args) => lock_run::run(args).await,
         Command::Bench(args) => signals::interruptible(bench::run(args)).await,

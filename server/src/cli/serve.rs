@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::signals;
 use crate::app::App;
 use crate::config::{Backend, Limits};
 use crate::edge::server;
@@ -37,6 +38,9 @@ pub struct ServeArgs {
     /// Listen on an address that others can reach, though there is no authentication yet
     #[arg(long)]
     insecure: bool,
+    /// Stop when standard input ends: for who starts a server for itself, and may be killed
+    #[arg(long, hide = true)]
+    lifeline: bool,
 }
 
 /// Why the server did not start, or ended.
@@ -80,7 +84,10 @@ pub async fn run(args: ServeArgs) -> Result<(), ServeError> {
 
     let stopping = Arc::clone(&app);
     tokio::spawn(async move {
-        server::termination().await;
+        tokio::select! {
+            () = server::termination() => {}
+            () = signals::end_of_input(), if args.lifeline => {}
+        }
         tracing::info!("stopping");
         stopping.draining.cancel();
         tokio::select! {

@@ -16,6 +16,19 @@ pub async fn interruptible(command: impl Future<Output = Result<(), Failure>>) -
     }
 }
 
+/// Resolves when standard input ends. Whoever starts a process for itself keeps the other end of a pipe: when it goes, however it
+/// goes, the process hears of it here.
+pub async fn end_of_input() {
+    let (end, ended) = tokio::sync::oneshot::channel();
+    // In a thread of its own, which is never waited for: this read cannot be given up.
+    std::thread::spawn(move || {
+        let _all = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        // Who waited may have gone.
+        let _heard = end.send(());
+    });
+    let _ended = ended.await;
+}
+
 /// A signal that asks the process to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
