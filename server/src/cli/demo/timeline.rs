@@ -195,7 +195,8 @@ impl Timeline {
             "task.accepted" if self.shows(fact) => entry(Colour::Plain, '●', agent, "accepted", &task()),
             "task.completed" => return self.completed(fact),
             "task.reassigned" => {
-                let what = format!("{} ({})", task(), fact.text("error_kind"));
+                let (number, kind) = (fact.number("attempt"), fact.text("error_kind"));
+                let what = format!("{} (attempt {number}, {kind})", fact.task());
                 entry(Colour::Yellow, '↻', agent, "lost", &what)
             }
             "task.failed" | "task.timed_out" | "task.rejected" | "task.cancelled" => {
