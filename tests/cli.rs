@@ -278,8 +278,11 @@ async fn a_bench_checks_what_it_counts() {
         &["lock"],
         &["lock", "--hot"],
         &["deliver", "--subscribers", "2", "--rate", "50"],
+        &["task", "--agents", "2"],
+        &["workflow", "--size", "3"],
+        &["workflow", "--size", "5", "--shape", "map-reduce"],
     ] {
-        let quick = ["--callers", "4", "--duration", "1s", "--warm-up", "200ms", "-o", "json"];
+        let quick = ["--callers", "4", "--duration", "2s", "--warm-up", "200ms", "-o", "json"];
         let arguments = [&["bench"], workload, &quick].concat();
         let done = run(&stage, &arguments).await;
         assert_eq!(
@@ -295,4 +298,80 @@ async fn a_bench_checks_what_it_counts() {
         assert!(figures["ops_per_s"].as_f64().expect("a number") > 0.0, "{figures}");
         assert!(figures["p50_us"].as_u64() <= figures["p999_us"].as_u64(), "{figures}");
     }
+}
+
+#[tokio::test]
+async fn a_program_serves_tasks_and_workflows_that_are_typed_in() {
+    let stage = stage().await;
+    let script = "read input; case $input in 13) echo unlucky >&2; exit 3;; *) echo $input;; esac";
+    let exec = [
+        "agent",
+        "exec",
+        "--capability",
+        "echo",
+        "--agent-id",
+        "echo-1",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let mut agent = drumline(&stage, &exec).spawn().expect("an agent");
+    let mut said = BufReader::new(agent.stderr.take().expect("piped")).lines();
+    let serves = soon("the agent", said.next_line()).await.expect("readable");
+    assert_eq!(serves.as_deref(), Some("agent echo-1 serves echo"));
+    tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
+
+    let well = run(&stage, &["tasks", "delegate", "echo", "--input", "[1, 2.50]", "--raw"]).await;
+    assert_eq!(
+        (well.status.code(), out(&well).as_str()),
+        (Some(0), "[1, 2.50]\n"),
+        "{}",
+        err(&well)
+    );
+    let badly = run(
+        &stage,
+        &[
+            "tasks",
+            "delegate",
+            "echo",
+            "--input",
+            "13",
+            "--max-attempts",
+            "1",
+            "--wait",
+        ],
+    )
+    .await;
+    assert_eq!(badly.status.code(), Some(1));
+    assert!(
+        err(&badly).contains("exit_code: exit code 3; it said: unlucky"),
+        "{}",
+        err(&badly)
+    );
+
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let workflow = r#"{
+        "workflowType": "MAP_REDUCE",
+        "steps": [
+            {"stepId": "map", "capability": "echo", "forEach": "input"},
+            {"stepId": "reduce", "capability": "echo", "input": "${steps.map.result}"}
+        ]
+    }"#;
+    std::fs::write(file.path(), workflow).expect("written");
+    let path = file.path().to_str().expect("a path in UTF-8");
+    let result = run(
+        &stage,
+        &["workflows", "start", "-f", path, "--input", "[1,2,3]", "--raw"],
+    )
+    .await;
+    assert_eq!(
+        (result.status.code(), out(&result).as_str()),
+        (Some(0), "[1,2,3]\n"),
+        "{}",
+        err(&result)
+    );
+
+    server::signal(agent.id().expect("running"), "TERM");
+    assert_eq!(soon("it drains", agent.wait()).await.expect("ended").code(), Some(0));
 }

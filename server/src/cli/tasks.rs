@@ -191,7 +191,7 @@ fn end(task: &pb::Task, screen: Screen, raw: bool) -> Result<(), Failure> {
         _ => {
             let error = task.error.clone().unwrap_or_default();
             Err(Failure::message(format!(
-                "task {} is {name}: {} {}",
+                "task {} is {name}: {}: {}",
                 task.task_id, error.kind, error.message
             )))
         }
