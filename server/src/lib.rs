@@ -24,3 +24,6 @@ pub mod tail;
 pub mod tasks;
 pub mod time;
 pub mod workflows;
+
+/// How long an id may be, in bytes.
+pub const MAX_ID: usize = 255;

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::error::{Refusal, Violation};
 
-/// How long an id may be, in bytes.
-pub const MAX_ID: usize = 255;
+pub use crate::MAX_ID;
 
 /// The violations of a request so far.
 #[derive(Debug, Default)]

@@ -19,7 +19,8 @@ pub fn explain<B>(mut response: http::Response<B>) -> http::Response<B> {
     response
 }
 
-fn refusal_of(status: &Status) -> Option<Refusal> {
+/// What is wrong with a message that the transport could not take in; nothing if the status says something else.
+pub fn refusal_of(status: &Status) -> Option<Refusal> {
     if status.code() == Code::Internal {
         // Where it went wrong comes first, and may be long: a field for each level of nesting.
         let problem = status.message().strip_prefix(MALFORMED)?;

@@ -63,7 +63,9 @@ struct Welcome {
 pub(super) async fn run(app: Arc<App>, traceparent: String, mut up: Streaming<v1::ConnectRequest>, down: Down) {
     let opened = match hello::open(&app, traceparent, &mut up, &down).await {
         Ok(opened) => opened,
-        Err(Ending::Over(refusal) | Ending::Draining(refusal)) => return down.end(Some(refusal)),
+        Err(Ending::Over(refusal) | Ending::Draining(refusal) | Ending::Unreadable(refusal)) => {
+            return down.end(Some(refusal));
+        }
         Err(_) => return,
     };
     let session = &opened.registered.session;
@@ -173,6 +175,12 @@ impl Link {
                 self.down.end(None);
                 Broke::Yes
             }
+            Ending::Unreadable(refusal) => {
+                // Nothing can be read behind it, but the agent is there: it connects again.
+                self.last_answers().await;
+                self.down.end(Some(refusal));
+                Broke::Yes
+            }
             Ending::Slow => {
                 let cursor = self.feed.cursor(self.feed.position());
                 self.down.end(Some(too_slow(&cursor)));
@@ -218,7 +226,7 @@ impl Link {
                         self.frame(request).await?;
                     }
                     Ok(None) => return Err(Ending::Silent),
-                    Err(_) => return Err(Ending::Gone),
+                    Err(status) => return Err(Ending::of_status(&status)),
                 },
                 Some(answered) = self.answers.next(), if is_answering => self.answer(answered).await?,
                 delivery = self.events.next() => self.delivered(delivery).await?,

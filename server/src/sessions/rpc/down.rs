@@ -7,6 +7,7 @@ use drumline_proto::v1::connect_response::Frame;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::edge::decode;
 use crate::error::{Reason, Refusal};
 
 /// How many frames wait for the transport.
@@ -29,6 +30,8 @@ pub(super) enum Ending {
     Gone,
     /// The agent has nothing more to say.
     Silent,
+    /// The agent has sent something that is no frame, or too large a one.
+    Unreadable(Refusal),
     /// The agent does not read.
     Slow,
     /// The agent has said goodbye.
@@ -37,6 +40,13 @@ pub(super) enum Ending {
     Draining(Refusal),
     /// The session is over, or goes on elsewhere.
     Over(Refusal),
+}
+
+impl Ending {
+    /// The end of a stream whose next frame could not be taken in.
+    pub(super) fn of_status(status: &Status) -> Ending {
+        decode::refusal_of(status).map_or(Ending::Gone, Ending::Unreadable)
+    }
 }
 
 impl Down {

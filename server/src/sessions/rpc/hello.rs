@@ -59,7 +59,8 @@ pub(super) async fn open(
     };
     let first = match first {
         Ok(Ok(Some(first))) => first,
-        Ok(Ok(None) | Err(_)) => return Err(Ending::Gone),
+        Ok(Ok(None)) => return Err(Ending::Gone),
+        Ok(Err(status)) => return Err(Ending::of_status(&status)),
         Err(_) => return Err(Ending::Over(Refusal::invalid("hello", "did not come within 10 s"))),
     };
     let hello = match first.frame {

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use super::scope::{Values, made};
 use super::step::{put_or_end, put_stretch};
 use super::{Entry, MAX_ACTIONS, Run, expression_error, invalid, item};
-use crate::edge::check::MAX_ID;
+use crate::MAX_ID;
 use crate::lane::{Decision, World};
 use crate::payload::Payload;
 use crate::store::row::{Field, Json as Column};
