@@ -23,7 +23,7 @@ use crate::cli::Failure;
 /// So many chunks are paced; the others go as fast as they can.
 const PACED_CHUNKS: u32 = 12;
 /// How often progress is said.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// How long the writer waits for the lock on the report, and how long it holds it without a renewal.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 

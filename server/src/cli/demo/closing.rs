@@ -144,9 +144,10 @@ fn show_findings(screen: Screen, outcome: &Outcome) {
             cut(&text, WIDTH)
         ));
     }
-    let shown = summary.findings.len().min(SHOWN_FINDINGS) as u64;
-    if summary.findings_total > shown {
-        let more = format!("  and {} more in the report", summary.findings_total - shown);
+    let (listed, shown) = (summary.findings.len(), summary.findings.len().min(SHOWN_FINDINGS));
+    let more = summary.findings_total.saturating_sub(shown as u64);
+    if more > 0 {
+        let more = format!("  and {more} more; the report lists the gravest {listed}");
         screen.line(&screen.paint(Colour::Dim, &more));
     }
 }

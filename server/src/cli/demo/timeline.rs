@@ -4,6 +4,7 @@
 //! and then every tenth part of the work; whatever goes wrong is always shown. Lines are coloured on a terminal only. Whoever
 //! reads may leave early: that ends nothing.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use crate::cli::human;
 
 /// So many chunks are shown one by one.
 const SHOWN_CHUNKS: i64 = 16;
+/// After so long without a line, progress is worth one.
+const SILENCE: Duration = Duration::from_secs(2);
 /// Room for who does something.
 const WHO: usize = 9;
 /// Room for what is done.
@@ -114,6 +117,8 @@ struct Entry {
 pub struct Timeline {
     screen: Screen,
     began: Instant,
+    /// When the last line was written.
+    last: Cell<Instant>,
     chunks: usize,
     done: usize,
 }
@@ -121,9 +126,11 @@ pub struct Timeline {
 impl Timeline {
     /// A timeline that begins now.
     pub fn new(screen: Screen) -> Timeline {
+        let began = Instant::now();
         Timeline {
             screen,
-            began: Instant::now(),
+            began,
+            last: Cell::new(began),
             chunks: 0,
             done: 0,
         }
@@ -193,6 +200,10 @@ impl Timeline {
                 entry(Colour::Red, '✗', "workflow", verb, fact.text("cause"))
             }
             "task.accepted" if self.shows(fact) => entry(Colour::Plain, '●', agent, "accepted", &task()),
+            "task.progressed" if self.last.get().elapsed() >= SILENCE => {
+                let what = format!("{}: {}", fact.task(), fact.text("progress_message"));
+                entry(Colour::Dim, '…', agent, "works on", &what)
+            }
             "task.completed" => return self.completed(fact),
             "task.reassigned" => {
                 let (number, kind) = (fact.number("attempt"), fact.text("error_kind"));
@@ -254,6 +265,7 @@ impl Timeline {
     }
 
     fn write(&self, entry: &Entry) {
+        self.last.set(Instant::now());
         self.screen.line(&self.line(entry, self.began.elapsed()));
     }
 
