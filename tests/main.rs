@@ -7,6 +7,7 @@ mod cli;
 mod common;
 mod demo;
 mod events;
+mod faults;
 mod house;
 mod locks;
 mod registry;
