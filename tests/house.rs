@@ -367,7 +367,9 @@ fn nothing_is_left_to_be_done() {
         "XX\u{58}",
     ];
     let mut faults = Vec::new();
-    for source in SOURCES.iter() {
+    // The demo's review looks for these marks in the code of others, and its test gives it some to find.
+    let looks_for_them = |path: &str| path.starts_with("server/src/cli/demo/review/") || path == "tests/demo.rs";
+    for source in SOURCES.iter().filter(|source| !looks_for_them(&source.path)) {
         for (number, line) in source.text.lines().enumerate() {
             if let Some(mark) = marks.iter().find(|mark| line.contains(**mark)) {
                 faults.push(format!("{}:{} has {mark}", source.path, number + 1));

@@ -9,7 +9,7 @@ use drumline_proto::v1;
 use tonic::{Code, Request, Status};
 
 use crate::support::server::Server;
-use crate::support::wait::{soon, until};
+use crate::support::wait::{PATIENCE, soon, until};
 use crate::support::{Stage, duration, json, metadata_of, on_every_composition, reason, reason_of};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -210,7 +210,13 @@ async fn a_storm_of_cancelled_calls_leaves_nothing_behind() {
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(number * 5)).await;
                 let mut storm = call(&stage, request);
-                let patience = Duration::from_micros(number * 9_973 % 40_000);
+                // Some stay, whatever the others do.
+                let stays = number % 40 == 38;
+                let patience = if stays {
+                    PATIENCE
+                } else {
+                    Duration::from_micros(number * 9_973 % 40_000)
+                };
                 let Ok(answer) = tokio::time::timeout(patience, &mut storm).await else {
                     storm.abort();
                     return None;

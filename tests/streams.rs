@@ -31,6 +31,14 @@ async fn ended(stage: &Stage, task_id: &str) -> v1::Task {
     response.task.expect("a task")
 }
 
+/// A registration of an agent that may be silent for long: these tests are about its words, not its signs of life.
+fn steady(stage: &Stage, agent_id: &str) -> v1::RegisterAgentRequest {
+    v1::RegisterAgentRequest {
+        session_ttl: duration(Duration::from_secs(60)),
+        ..registration(stage, agent_id)
+    }
+}
+
 async fn assignment(line: &mut Line) -> v1::TaskAssignment {
     match line.answer().await.unwrap().unwrap().frame {
         Some(Down::Assignment(assignment)) => assignment,
@@ -66,7 +74,7 @@ async fn a_task_is_pushed_and_its_words_need_not_wait_for_each_other() {
     on_every_composition(|stage| async move {
         let request = v1::RegisterAgentRequest {
             max_concurrent_tasks: 100,
-            ..registration(&stage, "a")
+            ..steady(&stage, "a")
         };
         // What waits for the agent is pushed after the welcome, what comes later when it comes.
         let mut tasks = vec![delegate(&stage).await];
@@ -107,7 +115,7 @@ async fn after_a_resume_what_was_not_answered_is_sent_again() {
     on_every_composition(|stage| async move {
         let request = v1::RegisterAgentRequest {
             max_concurrent_tasks: 3,
-            ..registration(&stage, "a")
+            ..steady(&stage, "a")
         };
         let mut line = Line::register(&stage, request).await.unwrap();
         let (accepted, unanswered) = (delegate(&stage).await, delegate(&stage).await);
@@ -144,12 +152,12 @@ async fn after_a_resume_what_was_not_answered_is_sent_again() {
 #[tokio::test]
 async fn the_work_of_an_agent_whose_stream_broke_is_in_other_hands_soon() {
     on_every_composition(|stage| async move {
-        let mut first = Line::register(&stage, registration(&stage, "first")).await.unwrap();
+        let mut first = Line::register(&stage, steady(&stage, "first")).await.unwrap();
         let id = delegate(&stage).await;
         let lost = assignment(&mut first).await;
         accept(&first, 2, &lost);
         first.answer().await.unwrap().unwrap();
-        let mut second = Line::register(&stage, registration(&stage, "second")).await.unwrap();
+        let mut second = Line::register(&stage, steady(&stage, "second")).await.unwrap();
         let began = Instant::now();
         drop(first);
         // It keeps itself alive while it waits.
@@ -176,7 +184,7 @@ async fn the_work_of_an_agent_whose_stream_broke_is_in_other_hands_soon() {
 #[tokio::test]
 async fn an_agent_is_told_to_stop_what_nobody_waits_for() {
     on_every_composition(|stage| async move {
-        let mut line = Line::register(&stage, registration(&stage, "a")).await.unwrap();
+        let mut line = Line::register(&stage, steady(&stage, "a")).await.unwrap();
         let task = delegate(&stage).await;
         let assigned = assignment(&mut line).await;
         let request = v1::CancelTaskRequest {
@@ -205,7 +213,7 @@ async fn an_agent_is_told_to_stop_what_nobody_waits_for() {
 #[tokio::test]
 async fn an_agent_is_told_of_a_lock_that_it_lost() {
     on_every_composition(|stage| async move {
-        let mut line = Line::register(&stage, registration(&stage, "a")).await.unwrap();
+        let mut line = Line::register(&stage, steady(&stage, "a")).await.unwrap();
         let request = v1::AcquireLockRequest {
             namespace: stage.ns(),
             session_id: line.session_id(),
@@ -243,7 +251,7 @@ async fn an_agent_that_drains_keeps_its_work_and_is_given_no_more() {
     on_every_composition(|stage| async move {
         let request = v1::RegisterAgentRequest {
             max_concurrent_tasks: 2,
-            ..registration(&stage, "a")
+            ..steady(&stage, "a")
         };
         let mut line = Line::register(&stage, request).await.unwrap();
         delegate(&stage).await;

@@ -39,7 +39,7 @@ impl App {
         let due = Due::new();
         let observers: Vec<crate::tail::Observer> = vec![beats.observer(), due.observer()];
         let tail = Tail::new(store.clone(), observers);
-        let lanes = Lanes::new(store.clone(), tail.clone());
+        let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone());
         let draining = CancellationToken::new();
         Sweep::start(due, store.clone(), lanes.clone(), gap.clone(), draining.clone());
         let watchman = Watchman {

@@ -10,11 +10,14 @@ use super::table::Halt;
 use super::world::World;
 use super::{BatchRecord, EpochRecord};
 use crate::error::{Reason, Refusal};
+use crate::sessions::gap::Gap;
 use crate::store::{Head, Store, StoreError, Transaction};
 use crate::tail::Tail;
 
 /// A lane without jobs for this long stops.
 const IDLE: Duration = Duration::from_secs(10);
+/// A store that does not answer for this long was silent.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How many times a batch may load more. What is decided by then is committed, and the other jobs are a batch of their own; if nothing is
 /// decided, the jobs ask without end: a defect.
 const MAX_LOADS: usize = 64;
@@ -23,6 +26,7 @@ pub(super) struct Hall {
     namespace: Arc<str>,
     store: Store,
     tail: Tail,
+    gap: Gap,
     queue: Arc<Queue>,
 }
 
@@ -38,11 +42,12 @@ struct Decided {
 }
 
 impl Hall {
-    pub(super) fn new(namespace: Arc<str>, store: Store, tail: Tail, queue: Arc<Queue>) -> Hall {
+    pub(super) fn new(namespace: Arc<str>, store: Store, tail: Tail, gap: Gap, queue: Arc<Queue>) -> Hall {
         Hall {
             namespace,
             store,
             tail,
+            gap,
             queue,
         }
     }
@@ -111,7 +116,8 @@ impl Hall {
             return Ok(rest);
         }
         sign(&mut world, &before);
-        match transaction.commit(world.save()).await {
+        let committed = self.heard(transaction.commit(world.save())).await;
+        match committed {
             Ok(()) => {
                 let commit = Arc::new(world.into_commit());
                 // The tail first: a caller that is answered finds the answer's position in every feed, and what it subscribes to
@@ -131,6 +137,17 @@ impl Hall {
         }
     }
 
+    /// Waits for the store. If it was silent for long, clients could not make themselves heard: that is a gap, which is noted before any
+    /// job decides on what it means that somebody was not heard of.
+    async fn heard<T>(&self, operation: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let outcome = operation.await;
+        if began.elapsed() > SILENCE {
+            self.gap.store_was_silent();
+        }
+        outcome
+    }
+
     /// Opens a transaction and lets the jobs decide. A refusal too is answered after the commit: it may rest on what an earlier job
     /// of the batch decided.
     async fn decide(&self, mut jobs: Vec<Job>) -> Result<Option<Decided>, Vec<Job>> {
@@ -139,7 +156,7 @@ impl Hall {
             job.reads(&mut world);
         }
         let plan = world.take_plan();
-        let (mut transaction, head, rows) = match self.store.begin(&self.namespace, plan.clone()).await {
+        let (mut transaction, head, rows) = match self.heard(self.store.begin(&self.namespace, plan.clone())).await {
             Ok(opened) => opened,
             Err(error) => return give_up(jobs, error),
         };

@@ -27,6 +27,7 @@ use crate::events::Event;
 use crate::locks::Lock;
 use crate::registry::Agent;
 use crate::sessions::Session;
+use crate::sessions::gap::Gap;
 use crate::state::Document;
 use crate::store::{Head, Store};
 use crate::tail::Tail;
@@ -136,16 +137,18 @@ pub struct Lanes {
 struct Shared {
     store: Store,
     tail: Tail,
+    gap: Gap,
     queues: Mutex<HashMap<Arc<str>, Arc<Queue>>>,
 }
 
 impl Lanes {
-    /// Lanes over a store; what they commit goes to the tail.
-    pub fn new(store: Store, tail: Tail) -> Lanes {
+    /// Lanes over a store; what they commit goes to the tail, and a store that is silent for too long is a gap.
+    pub fn new(store: Store, tail: Tail, gap: Gap) -> Lanes {
         Lanes {
             shared: Arc::new(Shared {
                 store,
                 tail,
+                gap,
                 queues: Mutex::new(HashMap::new()),
             }),
         }
@@ -200,6 +203,7 @@ impl Lanes {
             Arc::clone(namespace),
             self.shared.store.clone(),
             self.shared.tail.clone(),
+            self.shared.gap.clone(),
             Arc::clone(&queue),
         );
         tokio::spawn(hall.run());

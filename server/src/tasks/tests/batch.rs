@@ -19,7 +19,11 @@ const TASKS: usize = 1_200;
 /// A lane over a store with a fleet that waits for work on streams.
 async fn fleet_in_a_store(slots: i32) -> (Store, Lanes, Arc<str>) {
     let store = Store::Sqlite(Sqlite::open_ephemeral().expect("a temporary directory"));
-    let lanes = Lanes::new(store.clone(), Tail::new(store.clone(), Vec::new()));
+    let lanes = Lanes::new(
+        store.clone(),
+        Tail::new(store.clone(), Vec::new()),
+        crate::sessions::gap::Gap::new(),
+    );
     let namespace: Arc<str> = "default".into();
     let mut fleet = Fleet::new();
     for number in 0..AGENTS {

@@ -31,7 +31,11 @@ struct Server {
 impl Server {
     fn new() -> Server {
         let store = Store::Sqlite(Sqlite::open_ephemeral().expect("a temporary directory"));
-        let lanes = Lanes::new(store.clone(), Tail::new(store.clone(), Vec::new()));
+        let lanes = Lanes::new(
+            store.clone(),
+            Tail::new(store.clone(), Vec::new()),
+            crate::sessions::gap::Gap::new(),
+        );
         Server { store, lanes }
     }
 
