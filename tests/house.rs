@@ -227,7 +227,7 @@ fn rules_take_nothing_from_the_edge_the_tail_or_the_store_but_rows() {
     let of_the_store = naming(&["crate::store"], Source::is_rules);
     faults.extend(of_the_store.into_iter().filter(|fault| {
         let allowed = |item: &&str| fault.contains(&format!("crate::store::{item}"));
-        !OF_THE_STORE.iter().any(|item| allowed(&item)) && !fault.ends_with("crate::store")
+        !OF_THE_STORE.iter().any(allowed) && !fault.ends_with("crate::store")
     }));
     assert_none(
         faults,

@@ -68,7 +68,7 @@ async fn an_event_comes_back_as_it_was_published() {
         };
         assert_eq!(event, expected);
         let (listed, _) = list_all(&stage, list(&stage)).await;
-        assert_eq!(listed, [expected.clone()]);
+        assert_eq!(listed, std::slice::from_ref(&expected));
         let mut reader = super::Reader::from_the_beginning(&stage).await;
         assert_eq!(reader.event().await, expected);
     })

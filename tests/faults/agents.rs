@@ -27,7 +27,7 @@ async fn runs_elsewhere(stage: &Stage, task_id: &str, than: &str) -> String {
 async fn a_killed_agents_task_is_soon_in_other_hands_and_has_one_result() {
     let play = Play::begin().await;
     let script = format!(r#"{} echo "\"$DRUMLINE_AGENT_ID\"""#, wait_for("go"));
-    let mut agents = vec![play.agent("a", 1, &script).await, play.agent("b", 1, &script).await];
+    let mut agents = [play.agent("a", 1, &script).await, play.agent("b", 1, &script).await];
     delegate(&play.stage, "t").await;
     until("its begin", || is_task(&play.stage, "t", State::Running)).await;
     let first = find_task(&play.stage, "t").await.agent_id;

@@ -46,7 +46,7 @@ async fn a_workflow_goes_on_where_it_was_after_kill_nine_of_the_server() {
         r#"[ "$DRUMLINE_ITEM_KEY" -ge 20 ] && {{ {} }}; sleep 0.2; echo "$input""#,
         wait_for("go")
     );
-    let mut agents = vec![play.agent("a", 3, &script).await, play.agent("b", 3, &script).await];
+    let mut agents = [play.agent("a", 3, &script).await, play.agent("b", 3, &script).await];
     let token = fencing_token(&play.stage, "resource").await;
     assert_eq!(version(&play.stage, "document").await, 1);
     start_map(&play.stage, ITEMS, 6).await;

@@ -66,7 +66,7 @@ fn decode(token: &str, list: &str) -> Result<Vec<Value>, Refusal> {
 }
 
 fn parse(token: &str, list: &str) -> Option<Vec<Value>> {
-    if token.len() % 2 != 0 || token.len() > 4_096 || !token.is_ascii() {
+    if !token.len().is_multiple_of(2) || token.len() > 4_096 || !token.is_ascii() {
         return None;
     }
     let bytes: Option<Vec<u8>> = (0..token.len())

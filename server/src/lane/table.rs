@@ -380,7 +380,7 @@ impl<R: Row> WorkTable<R> {
         if changed.is_empty() {
             return None;
         }
-        changed.sort_by(|(a, _), (b, _)| a.cmp(b));
+        changed.sort_unstable_by_key(|(key, _)| *key);
         let mut save = TableSave {
             table: R::TABLE,
             inserts: Vec::new(),

@@ -29,10 +29,13 @@ pub struct Tail {
     shared: Arc<Shared>,
 }
 
+/// A feed that is opened once, by whoever comes first.
+type Opening = Arc<tokio::sync::OnceCell<Arc<Feed>>>;
+
 struct Shared {
     store: Store,
     observers: Vec<Observer>,
-    feeds: Mutex<HashMap<Arc<str>, Arc<tokio::sync::OnceCell<Arc<Feed>>>>>,
+    feeds: Mutex<HashMap<Arc<str>, Opening>>,
     open: Mutex<HashMap<Arc<str>, Arc<Feed>>>,
 }
 
