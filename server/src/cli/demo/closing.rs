@@ -37,7 +37,7 @@ pub fn show(screen: Screen, outcome: &Outcome, chaos: &Chaos, began: Instant, ag
     }
 
     heading("What became of it");
-    if let Some(kill) = chaos.kills().first() {
+    if let Some(kill) = chaos.kills().last() {
         let text = match (outcome.recovery, chaos.recovered_tasks()) {
             (Some(recovery), tasks) => format!(
                 "{} was killed with SIGKILL; {} {} in other hands after {}",
