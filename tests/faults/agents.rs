@@ -7,7 +7,7 @@ use drumline_proto::v1::task::State;
 
 use super::{
     Play, SOON, TTL, assert_done_once, completed_items, completes, delegate, find_agent, find_task, is_offline,
-    is_task, start_map, wait_for, workflow,
+    is_task, results, start_map, wait_for, workflow,
 };
 use crate::common::{assert_well, put};
 use crate::support::wait::until;
@@ -203,7 +203,7 @@ async fn three_of_four_agents_killed_at_once_do_not_stop_a_workflow() {
     play.allow("go");
     completes(&play.stage).await;
     assert_done_once(&play, ITEMS).await;
-    for subtask in workflow(&play.stage).await.subtasks {
+    for subtask in results(&play.stage).await {
         let expected = format!("[{}, {}]", subtask.index, subtask.attempt);
         assert_eq!(text_of(&subtask.result), expected);
     }
