@@ -15,6 +15,8 @@ use crate::workflows::{Item, ItemState, StepRecord, StepState};
 
 /// How many items a list of results has at most; a longer one is seen as a reference.
 const MAX_INLINE_ITEMS: i64 = 10_000;
+/// How many bytes of results are handed around: what they are put into takes room, too.
+const MAX_INLINE_BYTES: i64 = MAX_RESULT_BYTES as i64 - (64 << 10);
 /// How many bytes of results the expressions of one step may look at.
 const MAX_SEEN_BYTES: i64 = 8 << 20;
 /// How many bytes an item may take in a list of results beside its result: `null` and a comma.
@@ -126,7 +128,7 @@ fn is_list(world: &mut World, record: &StepRecord) -> Decision<bool> {
 
 fn is_inline(record: &StepRecord) -> bool {
     let bytes = record.result_bytes + ITEM_OVERHEAD * record.item_count;
-    record.item_count <= MAX_INLINE_ITEMS && bytes <= MAX_RESULT_BYTES as i64
+    record.item_count <= MAX_INLINE_ITEMS && bytes <= MAX_INLINE_BYTES
 }
 
 /// What stands for results that are too large to be handed around: the agent pages through them with `ListStepResults`.

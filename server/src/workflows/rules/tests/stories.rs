@@ -116,6 +116,31 @@ fn a_map_over_ten_thousand_items_goes_on_in_bounded_jobs_and_is_reduced_by_refer
 }
 
 #[test]
+fn results_that_would_just_fit_leave_room_for_what_they_are_put_into() {
+    for (bytes, inline) in [(900 << 10, true), ((1 << 20) - 40, false)] {
+        let map = Step {
+            for_each: "input".into(),
+            ..step("map")
+        };
+        let reduce = Step {
+            input: input(&json!({ "of": "some text", "results": "${steps.map.result}" })),
+            ..step("reduce")
+        };
+        let mut bench = Bench::new();
+        bench
+            .start(WorkflowType::MapReduce, vec![map, reduce], json!([1, 2]), 2)
+            .unwrap();
+        let half = "x".repeat(bytes / 2);
+        bench.run(|task, input| match task.origin.0.as_ref().unwrap().step_id.as_str() {
+            "map" => Outcome::Completed(json!(half)),
+            _ => Outcome::Completed(json!(input["results"].is_array())),
+        });
+        bench.check();
+        assert_eq!(bench.final_result(), Some(json!(inline)), "{bytes} bytes");
+    }
+}
+
+#[test]
 fn small_results_of_a_list_are_handed_on_in_item_order() {
     let map = Step {
         for_each: "input".into(),
