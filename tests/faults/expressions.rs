@@ -185,6 +185,34 @@ async fn an_expression_that_would_cost_too_much_ends_its_workflow_and_nothing_el
     assert_well(stage).await;
 }
 
+#[tokio::test]
+async fn a_list_whose_inputs_are_much_work_does_not_keep_the_store_to_itself() {
+    let play = Play::begin().await;
+    let stage = &play.stage;
+    // Each is fine by itself; all of them in one transaction would be minutes.
+    let many = format!("[{}1]", "1,".repeat(200));
+    let input = format!("size({many}.map(x, {}))", "input.items + ".repeat(20) + "input.items");
+    let items = serde_json::Value::from((0..400).collect::<Vec<_>>());
+    let list = v1::Step {
+        for_each: items.to_string(),
+        input: json(&serde_json::json!({ "x": format!("${{{input}}}") }).to_string()),
+        ..step()
+    };
+    stage
+        .workflows()
+        .start_workflow(start(stage, "w", list))
+        .await
+        .expect("started");
+    until("its first items", || async { find(stage, "w").await.subtask_count > 0 }).await;
+    until("room for others", || async {
+        let document = put(stage, "document", json("1"));
+        stage.state().put_state(document).await.is_ok()
+    })
+    .await;
+    assert_eq!(get(stage, "document").await.expect("it is there").version, 1);
+    assert_eq!(find(stage, "w").await.state(), v1::workflow::State::Running);
+}
+
 async fn find(stage: &Stage, id: &str) -> v1::Workflow {
     let request = v1::GetWorkflowRequest {
         namespace: stage.ns(),

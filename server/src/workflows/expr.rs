@@ -142,12 +142,14 @@ impl Expression {
         budget: &mut ResultBudget,
     ) -> Result<serde_json::Value, ExprError> {
         scope.prepare(&self.references)?;
+        let before = meter.left();
         let outcome = if self.height <= limits::MAX_INLINE_HEIGHT {
             let here = catch_unwind(AssertUnwindSafe(|| self.evaluate_here(scope, meter, budget)));
             here.map_err(|panic| stack::panic_message(panic.as_ref()))
         } else {
             stack::on_deep_stack(|| self.evaluate_here(scope, meter, budget))?
         };
+        scope.note_work(before.saturating_sub(meter.left()));
         match outcome {
             Ok(outcome) if !meter.is_exhausted() => outcome,
             Ok(_) => Err(meter::too_much_work()),

@@ -36,6 +36,9 @@ const MAX_BEGINNINGS: usize = 16;
 const WAITING_ENOUGH: (i64, i64) = (64, 1_024);
 /// How many bytes of inputs are made in one job, but for the first.
 const MAX_INPUT_BYTES: usize = 4 << 20;
+/// How much work its expressions may be in one job, but for the last that is begun, in the units of `expr::WORK_LIMIT`: the job holds
+/// the store's lock meanwhile.
+const MAX_WORK: u64 = 8 << 20;
 /// How many errors are kept.
 const MAX_ERRORS: usize = 100;
 /// How many bytes of an error or a detail are kept.
@@ -85,6 +88,8 @@ struct Run {
     beginnings: usize,
     /// How many more bytes of inputs it may make.
     bytes: usize,
+    /// How much more work its expressions may be.
+    work: u64,
 }
 
 impl Run {
@@ -95,6 +100,7 @@ impl Run {
             actions: MAX_ACTIONS,
             beginnings: 0,
             bytes: MAX_INPUT_BYTES,
+            work: MAX_WORK,
         }
     }
 
@@ -123,12 +129,17 @@ impl Run {
 
     /// Whether the job has had its share.
     fn is_spent(&self) -> bool {
-        self.actions == 0 || self.bytes == 0
+        self.actions == 0 || self.bytes == 0 || self.work == 0
     }
 
     fn spend(&mut self, actions: usize, bytes: usize) {
         self.actions = self.actions.saturating_sub(actions);
         self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Counts what expressions have cost.
+    fn toil(&mut self, work: u64) {
+        self.work = self.work.saturating_sub(work);
     }
 
     /// Goes on as far as one job may: begins steps, fills slots, ends the workflow, clears up after its end.

@@ -50,6 +50,11 @@ impl Meter {
         self.exhausted.load(Relaxed)
     }
 
+    /// What is left.
+    pub(super) fn left(&self) -> u64 {
+        self.left.load(Relaxed)
+    }
+
     fn spend(&self, units: u64) -> Result<(), ExecutionError> {
         let spent = self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(units));
         spent.map(|_| ()).map_err(|_| {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt};
 use cel::common::value::{CowVal, Val};
@@ -27,6 +28,7 @@ pub struct Scope<'v> {
     index: Option<i64>,
     steps: BTreeMap<&'v str, (&'v Json, &'v str)>,
     converted: [OnceLock<Box<dyn Val + 'v>>; 4],
+    work: AtomicU64,
 }
 
 /// The names of the variables, in the order of `Scope::converted`.
@@ -64,6 +66,15 @@ impl<'v> Scope<'v> {
     pub fn index(mut self, index: i64) -> Self {
         self.index = Some(index);
         self.forget(3)
+    }
+
+    /// What the evaluations over this scope have cost so far, in the units of [`WORK_LIMIT`].
+    pub fn work(&self) -> u64 {
+        self.work.load(Relaxed)
+    }
+
+    pub(super) fn note_work(&self, units: u64) {
+        self.work.fetch_add(units, Relaxed);
     }
 
     /// Forgets the converted form of one variable; the others keep theirs, so that a list's items can be gone through without

@@ -32,7 +32,10 @@ pub(super) fn expand_single(
 ) -> Decision<()> {
     let prepared = prepare(world, &record, definition)?;
     let made = prepared.and_then(|(maker, values)| {
-        let mut made = maker.make(&values.scope(), &record.step_id)?;
+        let scope = values.scope();
+        let made = maker.make(&scope, &record.step_id);
+        run.toil(scope.work());
+        let mut made = made?;
         if maker.input.is_none() {
             made.input = Input::OfWorkflow;
         }
@@ -109,11 +112,13 @@ fn make_all(run: &mut Run, prepared: Prepared, items: &[Json], first: i64) -> Ve
     let mut scope = values.scope();
     let mut all_made = Vec::with_capacity(items.len());
     for (place, item) in (first..).zip(items) {
-        if !all_made.is_empty() && run.bytes == 0 {
+        if !all_made.is_empty() && (run.bytes == 0 || run.work == 0) {
             break;
         }
         scope = scope.item(item).index(place);
+        let before = scope.work();
         let mut one = maker.make(&scope, &place.to_string());
+        run.toil(scope.work() - before);
         if let (Ok(one), None) = (&mut one, &maker.input) {
             one.input = Input::Own(made(item));
         }

@@ -10,7 +10,7 @@ use crate::events::Draft;
 use crate::lane::{Decision, World};
 use crate::store::row::Field;
 use crate::tasks::{PayloadRole, TaskError};
-use crate::workflows::expr::{ExprError, Expression, References, compile_cached};
+use crate::workflows::expr::{ExprError, Expression, References, Scope, compile_cached};
 use crate::workflows::{MAX_ITEMS, OnFailure, Step, StepDefinition, StepRecord, StepState, Stretch, WorkflowState};
 
 /// How many items a stretch has at most.
@@ -63,7 +63,10 @@ fn begin(world: &mut World, run: &mut Run, mut record: StepRecord) -> Decision<(
         Ok(values) => values,
         Err(error) => return fail(world, run, record, &definition, &error),
     };
-    match compiled.evaluate(&values) {
+    let scope = values.scope();
+    let what = compiled.evaluate(&scope);
+    run.toil(scope.work());
+    match what {
         Err(error) => fail(world, run, record, &definition, &error),
         Ok(What::Skip) => {
             let why = "its condition does not hold";
@@ -292,11 +295,10 @@ impl Beginning {
         })
     }
 
-    fn evaluate(&self, values: &Values) -> Result<What, TaskError> {
-        let scope = values.scope();
+    fn evaluate(&self, scope: &Scope<'_>) -> Result<What, TaskError> {
         let evaluate = |field: &str, expression: &Expression| {
             let failed = |error: ExprError| expression_error(field, &error);
-            expression.evaluate(&scope).map_err(failed)
+            expression.evaluate(scope).map_err(failed)
         };
         if let Some(condition) = &self.condition {
             match evaluate("condition", condition)? {
