@@ -5,6 +5,9 @@
 //! and is answered after the [`store`] has committed it. What happened goes to the [`tail`], which wakes whoever waits for it.
 //! `ARCHITECTURE.md` draws the whole of it; `tests/house.rs` holds the arrows in place.
 
+// Its readers are those who change it: what is private is worth a link too.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod app;
 pub mod bus;
 pub mod cli;

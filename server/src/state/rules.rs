@@ -41,7 +41,7 @@ pub struct Written {
     pub version: i64,
 }
 
-/// Says what [`write`] will read.
+/// Says what [`write()`] will read.
 pub fn want_write(world: &mut World, write: &Write) {
     want_caller(world, &write.session_id);
     want_guards(world, &write.guards);

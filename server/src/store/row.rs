@@ -1,4 +1,4 @@
-//! How a row of a table meets a struct of a room. Each table's columns are listed once, in the room's `store.rs`, with [`row!`];
+//! How a row of a table meets a struct of a room. Each table's columns are listed once, in the room's `store.rs`, with [`row!`](crate::row!);
 //! both stores make their statements from that list.
 
 use std::collections::BTreeMap;
@@ -416,7 +416,7 @@ macro_rules! row {
     };
 }
 
-/// Numbers the indexes of a row. Used by [`row!`].
+/// Numbers the indexes of a row. Used by [`row!`](crate::row!).
 #[macro_export]
 macro_rules! row_indexes {
     ($type:ident, $number:expr,) => {
