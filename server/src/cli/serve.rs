@@ -127,7 +127,7 @@ fn announce(address: SocketAddr, place: &str) {
     );
     let _ = writeln!(
         out,
-        "  delegate  drumline tasks delegate echo --server http://{address} --input '{{\"hello\":\"world\"}}' --wait"
+        "  ask     drumline tasks delegate echo --server http://{address} --input '{{\"hello\":\"world\"}}' --wait"
     );
     let _ = out.flush();
 }
