@@ -282,3 +282,127 @@ async fn a_long_list_becomes_subtasks_and_is_cancelled_in_bounded_jobs() {
     })
     .await;
 }
+
+/// An agent without a stream that does all that a review needs, until the workflow has ended.
+async fn review(stage: &Stage, workflow_id: &str) -> v1::Workflow {
+    let names = ["decompose", "lint", "security", "test", "generate", "aggregate"];
+    let capabilities = names.map(|name| v1::Capability {
+        name: name.into(),
+        ..Default::default()
+    });
+    let request = v1::RegisterAgentRequest {
+        namespace: stage.ns(),
+        agent_id: "reviewer".into(),
+        max_concurrent_tasks: 3,
+        capabilities: capabilities.into(),
+        ..Default::default()
+    };
+    let registered = stage.registry().register_agent(request).await.unwrap().into_inner();
+    for _ in 0..100 {
+        let workflow = get(stage, workflow_id, None).await.unwrap();
+        if workflow.state() != v1::workflow::State::Running {
+            return workflow;
+        }
+        let request = v1::PollTasksRequest {
+            namespace: stage.ns(),
+            session_id: registered.session_id.clone(),
+            max_tasks: 3,
+            wait_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        };
+        let polled = stage.tasks().poll_tasks(request).await.unwrap().into_inner();
+        for assignment in polled.assignments {
+            let task = assignment.task.expect("a task");
+            let result = match task.capability.as_str() {
+                "decompose" => SUBTASKS.to_owned(),
+                "aggregate" => format!(r#"{{"all": {}}}"#, text_of_any(&task.input)),
+                capability => format!(r#"{{"id": "{}", "by": "{capability}"}}"#, task.item_key),
+            };
+            let request = v1::CompleteTaskRequest {
+                namespace: stage.ns(),
+                session_id: registered.session_id.clone(),
+                task_id: task.task_id,
+                attempt_token: assignment.attempt_token,
+                result: json(&result),
+                ..Default::default()
+            };
+            stage.tasks().complete_task(request).await.unwrap();
+        }
+    }
+    panic!("the review does not end");
+}
+
+const SUBTASKS: &str = r#"[
+    {"id": "static_analysis", "capability": "lint"}, {"id": "security_scan", "capability": "security"},
+    {"id": "unit_tests", "capability": "test"}, {"id": "integration_tests", "capability": "test"},
+    {"id": "docs_update", "capability": "generate"}
+]"#;
+
+/// How many items a list in a payload has, of whatever form.
+fn text_of_any(payload: &Option<v1::Payload>) -> String {
+    match payload.as_ref().and_then(|payload| payload.content.clone()) {
+        Some(v1::payload::Content::Json(_)) => text_of(payload),
+        Some(v1::payload::Content::Value(value)) => match value.kind {
+            Some(prost_types::value::Kind::ListValue(list)) => list.values.len().to_string(),
+            other => panic!("not a list: {other:?}"),
+        },
+        other => panic!("nothing to read: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn five_subtasks_go_each_by_the_capability_that_it_names_and_are_aggregated_by_their_ids() {
+    on_every_composition(|stage| async move {
+        let steps = vec![
+            v1::Step {
+                capability: "decompose".into(),
+                ..step("decompose")
+            },
+            v1::Step {
+                capability: "${item.capability}".into(),
+                for_each: "steps.decompose.result".into(),
+                item_key: "item.id".into(),
+                ..step("review")
+            },
+            v1::Step {
+                capability: "aggregate".into(),
+                input: Some(v1::Payload {
+                    content: Some(v1::payload::Content::Value(prost_types::Value {
+                        kind: Some(prost_types::value::Kind::StringValue("${steps.review.result}".into())),
+                    })),
+                    content_type: String::new(),
+                }),
+                ..step("aggregate")
+            },
+        ];
+        let request = v1::StartWorkflowRequest {
+            workflow_type: v1::WorkflowType::MapReduce.into(),
+            ..start(&stage, "PR-68", steps)
+        };
+        begin(&stage, request).await;
+        let workflow = review(&stage, "PR-68").await;
+        assert_eq!(
+            workflow.state(),
+            v1::workflow::State::Completed,
+            "{:?}",
+            workflow.error_log
+        );
+        assert_eq!(text_of(&workflow.final_result), r#"{"all": 5}"#);
+        for (id, by) in [
+            ("static_analysis", "lint"),
+            ("security_scan", "security"),
+            ("unit_tests", "test"),
+            ("integration_tests", "test"),
+            ("docs_update", "generate"),
+        ] {
+            let result = workflow.partial_results.get(id).cloned();
+            assert_eq!(text_of(&result), format!(r#"{{"id": "{id}", "by": "{by}"}}"#));
+        }
+        let agents: Vec<_> = workflow
+            .subtasks
+            .iter()
+            .map(|subtask| subtask.agent_id.as_str())
+            .collect();
+        assert_eq!(agents, ["reviewer"; 7]);
+    })
+    .await;
+}
