@@ -357,21 +357,18 @@ fn files_are_short_enough_to_be_read() {
 
 #[test]
 fn nothing_is_left_to_be_done() {
-    // In two parts, or this file would be found.
-    let marks = [
-        "to\u{64}o!(",
-        "unimplemente\u{64}!(",
-        "#[ignor\u{65}",
-        "FIXM\u{45}",
-        "TOD\u{4f}",
-        "XX\u{58}",
-    ];
+    let marks = ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "TODO", "XXX"];
+    // What a program says of others is no mark of its own.
+    let literal = Regex::new(r#""(\\.|[^"\\])*""#).expect("a pattern");
     let mut faults = Vec::new();
     // The demo's review looks for these marks in the code of others, and its test gives it some to find.
     let looks_for_them = |path: &str| path.starts_with("server/src/cli/demo/review/") || path == "tests/demo.rs";
     for source in SOURCES.iter().filter(|source| !looks_for_them(&source.path)) {
         for (number, line) in source.text.lines().enumerate() {
-            if let Some(mark) = marks.iter().find(|mark| line.contains(**mark)) {
+            let Some(mark) = marks.iter().find(|mark| line.contains(**mark)) else {
+                continue;
+            };
+            if literal.replace_all(line, "").contains(*mark) {
                 faults.push(format!("{}:{} has {mark}", source.path, number + 1));
             }
         }

@@ -127,14 +127,14 @@ async fn a_call_whose_time_is_over_says_so_and_the_server_goes_on() {
         for n in 0..300_u64 {
             let mut request = tonic::Request::new(put(&stage, &format!("doc-{n}"), json("1")));
             // From hopeless to ample.
-            let micros = [0, 1, 100, 300, 1_000, 3_000, 10_000, 5_000_000][(n % 8) as usize];
+            let micros = [0, 1, 100, 300, 1_000, 3_000, 10_000, 60_000_000][(n % 8) as usize];
             request.set_timeout(Duration::from_micros(micros));
             match stage.state().put_state(request).await {
                 Ok(_) => done += 1,
                 Err(status) => {
                     let over = [tonic::Code::DeadlineExceeded, tonic::Code::Cancelled];
                     assert!(over.contains(&status.code()), "{status}");
-                    assert!(micros < 5_000_000, "an ample time was not enough: {status}");
+                    assert!(micros < 60_000_000, "an ample time was not enough: {status}");
                     late += 1;
                 }
             }

@@ -108,3 +108,36 @@ async fn a_request_id_belongs_to_its_method() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_repeated_request_is_known_again_whatever_the_order_of_its_labels() {
+    on_every_composition(|stage| async move {
+        let labels = (0..40).map(|n| (format!("label-{n}"), n.to_string())).collect();
+        let request = v1::RegisterAgentRequest {
+            namespace: stage.ns(),
+            request_id: "once".into(),
+            agent_id: "agent".into(),
+            labels,
+            ..Default::default()
+        };
+        let first = stage
+            .registry()
+            .register_agent(request.clone())
+            .await
+            .unwrap()
+            .into_inner();
+        for _ in 0..5 {
+            let again = stage
+                .registry()
+                .register_agent(request.clone())
+                .await
+                .unwrap()
+                .into_inner();
+            assert_eq!(
+                (again.session_id, again.position),
+                (first.session_id.clone(), first.position)
+            );
+        }
+    })
+    .await;
+}

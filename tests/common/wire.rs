@@ -1,6 +1,7 @@
 //! Bytes that are no message, messages from a newer client, and methods that are not there.
 
 use bytes::{Buf, BufMut, Bytes};
+use drumline_proto::v1;
 use prost::Message;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -149,6 +150,57 @@ async fn a_method_that_is_not_there_is_unimplemented() {
             assert!(answers.is_err(), "{count} messages");
         }
         assert_well(&stage).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_large_ends_its_stream_with_a_reason_and_the_session_goes_on() {
+    on_every_composition(|stage| async move {
+        use v1::connect_hello::Session;
+        use v1::connect_request::Frame;
+        let frame = |frame| v1::ConnectRequest {
+            request_number: 1,
+            frame: Some(frame),
+        };
+        let hello = |session| frame(Frame::Hello(v1::ConnectHello { session: Some(session) }));
+        let register = hello(Session::Register(v1::RegisterAgentRequest {
+            namespace: stage.ns(),
+            agent_id: "agent".into(),
+            ..Default::default()
+        }));
+        let large = frame(Frame::CompleteTask(v1::CompleteTaskRequest {
+            result: json(&format!("\"{}\"", "x".repeat(5 << 20))),
+            ..Default::default()
+        }));
+        let mut answers = stage
+            .sessions()
+            .connect(tokio_stream::iter([register, large]))
+            .await
+            .unwrap()
+            .into_inner();
+        let welcome = soon("the welcome", answers.message()).await.unwrap().expect("a frame");
+        let Some(v1::connect_response::Frame::Welcome(welcome)) = welcome.frame else {
+            panic!("{welcome:?}");
+        };
+        let status = loop {
+            match soon("the end of the stream", answers.message()).await {
+                Ok(frame) => assert!(frame.is_some(), "the stream ended without a word"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(reason_of(&status), "PAYLOAD_TOO_LARGE", "{status}");
+        let resume = hello(Session::Resume(v1::ResumeSession {
+            namespace: stage.ns(),
+            session_id: welcome.session_id.clone(),
+        }));
+        let frames = tokio_stream::StreamExt::chain(tokio_stream::once(resume), tokio_stream::pending());
+        let mut answers = stage.sessions().connect(frames).await.unwrap().into_inner();
+        let again = soon("the welcome", answers.message()).await.unwrap().expect("a frame");
+        let Some(v1::connect_response::Frame::Welcome(again)) = again.frame else {
+            panic!("{again:?}");
+        };
+        assert_eq!((again.session_id, again.resumed), (welcome.session_id, true));
     })
     .await;
 }

@@ -176,3 +176,48 @@ async fn a_filter_that_makes_no_sense_is_refused() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_events_source_is_the_agent_whose_session_published_it() {
+    on_every_composition(|stage| async move {
+        let mut sessions = Vec::new();
+        for agent in ["a", "b"] {
+            let request = v1::RegisterAgentRequest {
+                namespace: stage.ns(),
+                agent_id: agent.into(),
+                ..Default::default()
+            };
+            let registered = stage.registry().register_agent(request).await.unwrap().into_inner();
+            sessions.push(registered.session_id);
+        }
+        let of_a = v1::EventFilter {
+            source_agent: "a".into(),
+            ..types(&["note.made"])
+        };
+        let mut live = Reader::open(&stage, Start::Now(true), of_a.clone()).await;
+        for (subject, session_id) in [
+            ("1", &sessions[0]),
+            ("2", &sessions[1]),
+            ("3", &String::new()),
+            ("4", &sessions[0]),
+        ] {
+            let request = v1::PublishEventsRequest {
+                namespace: stage.ns(),
+                session_id: session_id.clone(),
+                events: vec![super::about("note.made", subject)],
+                ..Default::default()
+            };
+            stage.events().publish_events(request).await.unwrap();
+        }
+        let seen = live.take(2).await;
+        assert!(seen.iter().all(|event| event.source_agent == "a"));
+        let subjects: Vec<&str> = seen.iter().map(|event| event.subject.as_str()).collect();
+        assert_eq!(subjects, ["1", "4"]);
+        let request = v1::ListEventsRequest {
+            filter: Some(of_a),
+            ..list(&stage)
+        };
+        assert_eq!(list_all(&stage, request).await.0, seen);
+    })
+    .await;
+}

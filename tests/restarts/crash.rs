@@ -5,13 +5,13 @@ use std::time::Duration;
 use super::{Load, assert_kept, callers, epoch_of, start, was_away};
 use crate::events::{Reader, Start, list, list_all, positions, publish_many};
 use crate::support::Stage;
-use crate::support::server::Server;
+use crate::support::server::{Server, lasting_address};
 
 #[tokio::test]
 async fn what_was_acknowledged_before_kill_nine_is_there_after_it() {
     let directory = tempfile::tempdir().unwrap();
-    let mut server = start(directory.path());
-    let address = server.listen_address().to_owned();
+    let address = lasting_address();
+    let mut server = Server::start(directory.path(), &address);
     let mut stage = Stage::new(&server.address).await;
     let mut load = callers(32);
     let mut last_epoch = 0;

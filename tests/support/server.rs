@@ -62,6 +62,17 @@ fn start_shared(composition: Composition) -> String {
     address
 }
 
+/// An address for a server that will be started on it again: below the ports that connections going out are given, so that nobody takes it
+/// while no server is there.
+pub fn lasting_address() -> String {
+    let ports = std::iter::repeat_with(|| 12_000 + uuid::Uuid::new_v4().as_u128() % 20_000);
+    ports
+        .take(100)
+        .map(|port| format!("127.0.0.1:{port}"))
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .expect("a free port")
+}
+
 /// The path of the binary.
 pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_drumline")
