@@ -65,6 +65,11 @@ impl Stage {
         v1::registry_service_client::RegistryServiceClient::new(self.channel.clone())
     }
 
+    /// The session service.
+    pub fn sessions(&self) -> v1::session_service_client::SessionServiceClient<Channel> {
+        v1::session_service_client::SessionServiceClient::new(self.channel.clone())
+    }
+
     /// The task service.
     pub fn tasks(&self) -> v1::task_service_client::TaskServiceClient<Channel> {
         v1::task_service_client::TaskServiceClient::new(self.channel.clone())
