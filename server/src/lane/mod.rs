@@ -111,7 +111,8 @@ pub struct Commit {
 }
 
 impl Commit {
-    fn new(namespace: Arc<str>, head: &Head, events: Vec<Arc<Event>>) -> Commit {
+    /// A commit that has changed no rows yet.
+    pub(crate) fn new(namespace: Arc<str>, head: &Head, events: Vec<Arc<Event>>) -> Commit {
         Commit {
             namespace,
             head: head.clone(),
