@@ -136,13 +136,14 @@ fn write_header(writer: &mut Writer, hint: &Hint) {
     writer.text(&hint.namespace);
     // Named one by one, so that a field that is added is not forgotten here.
     let Head {
+        batch,
         position,
         first_position,
         epoch,
         last_token,
         now: Time(now),
     } = hint.head;
-    for number in [position, first_position, epoch, last_token, now] {
+    for number in [batch, position, first_position, epoch, last_token, now] {
         writer.signed(number);
     }
     writer.number(hint.events);
@@ -155,6 +156,7 @@ fn write_header(writer: &mut Writer, hint: &Hint) {
 fn read_hint(reader: &mut Reader) -> Result<Hint, Malformed> {
     let namespace = Arc::from(reader.text()?);
     let head = Head {
+        batch: reader.signed()?,
         position: reader.signed()?,
         first_position: reader.signed()?,
         epoch: reader.signed()?,
