@@ -103,7 +103,7 @@ impl Reader {
         }
         self.send_progress(true).await?;
         loop {
-            tokio::select! {
+            crate::select! {
                 delivery = live.next() => {
                     let Some(delivery) = delivery else {
                         return Err(self.too_slow().into());

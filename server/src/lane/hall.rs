@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::job::{Job, internal};
 use super::queue::Queue;
@@ -10,6 +10,7 @@ use super::table::Halt;
 use super::world::World;
 use super::{BatchRecord, EpochRecord};
 use crate::error::{Reason, Refusal};
+use crate::machine::{self, Instant};
 use crate::sessions::gap::Gap;
 use crate::store::{Head, Store, StoreError, Transaction};
 use crate::tail::Tail;
@@ -209,7 +210,7 @@ impl Hall {
 fn sign(world: &mut World, before: &Head) {
     let first_position = before.position + 1;
     let last_position = world.head().position;
-    let batch_id = uuid::Uuid::now_v7().to_string();
+    let batch_id = machine::new_id();
     let at = world.now();
     world.batches.put(BatchRecord {
         batch_id,

@@ -4,14 +4,14 @@
 //! them out. A session that a job is about to declare dead is *condemned*: a heartbeat that comes after that does not count here any more,
 //! but asks the lane how it ended. So nobody is told "alive" and is dead.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
 use super::{Life, Session};
 use crate::lane::Commit;
+use crate::machine::{HashMap, Instant};
 use crate::tail::Observer;
 
 /// The last signs of life. Cheap to clone.

@@ -4,7 +4,7 @@
 //! living cost nothing in between. While the server is stopping, nobody dies.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +13,7 @@ use super::gap::Gap;
 use super::{Life, Session, rules};
 use crate::error::Refusal;
 use crate::lane::{Call, Lanes, Urgency, refusal_of};
+use crate::machine::{self, Instant};
 use crate::store::row::{Row, Value};
 use crate::store::{Selection, Store};
 
@@ -44,8 +45,8 @@ impl Watchman {
         self.gap.start(draining.clone());
         let watchman = self.clone();
         let token = draining.clone();
-        tokio::spawn(async move { token.run_until_cancelled(watchman.begin()).await });
-        tokio::spawn(async move { draining.run_until_cancelled(self.watch()).await });
+        machine::spawn(async move { token.run_until_cancelled(watchman.begin()).await });
+        machine::spawn(async move { draining.run_until_cancelled(self.watch()).await });
     }
 
     async fn watch(&self) {
@@ -54,15 +55,14 @@ impl Watchman {
             if !suspects.is_empty() {
                 for suspect in suspects {
                     let watchman = self.clone();
-                    tokio::spawn(async move { watchman.look_at(suspect).await });
+                    machine::spawn(async move { watchman.look_at(suspect).await });
                 }
                 tokio::time::sleep(BREATH).await;
                 continue;
             }
             match next {
                 Some(next) => {
-                    let _ =
-                        tokio::time::timeout_at(next.max(Instant::now() + BREATH).into(), self.beats.earlier()).await;
+                    let _ = tokio::time::timeout_at(next.max(Instant::now() + BREATH), self.beats.earlier()).await;
                 }
                 None => self.beats.earlier().await,
             }

@@ -1,6 +1,5 @@
 //! The feed of one namespace: its readers, found by what an event is about, and where the log is.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::{mpsc, watch};
@@ -11,6 +10,7 @@ use super::{Cursor, out_of_range};
 use crate::error::Refusal;
 use crate::events::Event;
 use crate::lane::{Commit, EpochRecord};
+use crate::machine::{HashMap, HashSet};
 use crate::store::{Head, Store};
 
 /// How many events a reader may be behind before it is cut off.
@@ -95,7 +95,7 @@ impl Feed {
         }
         let mut state = self.lock();
         state.note(commit);
-        let mut cut_off = HashSet::new();
+        let mut cut_off = HashSet::default();
         for event in &commit.events {
             for key in keys_of(event) {
                 for id in state.by_key.get(&key).into_iter().flatten() {

@@ -10,11 +10,11 @@ mod directory;
 mod feed;
 mod filter;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Reason, Refusal};
 use crate::lane::{Commit, EpochRecord, refusal_of};
+use crate::machine::HashMap;
 use crate::store::{Selection, Store};
 pub use directory::{Directory, Entry, Place, Watch};
 pub use feed::{Delivery, Feed, Subscription};
