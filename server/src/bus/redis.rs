@@ -15,8 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ear::Ears;
-use super::hint::{Seal, Sender, Word, weight};
-use super::{Heard, Hint, url};
+use super::hint::{MAX_MESSAGE, Seal, Sender, Word, weight};
+use super::url::Place;
+use super::{Heard, Hint};
 use crate::lane::Commit;
 
 /// How many hints wait to be said.
@@ -24,10 +25,10 @@ const WAITING: usize = 512;
 /// About how many bytes of commits wait with them; beyond that they go without.
 const WAITING_BYTES: usize = 16 << 20;
 /// About how many bytes one hint may have.
-const WHOLE_BYTES: usize = super::hint::MAX_MESSAGE;
+const WHOLE_BYTES: usize = MAX_MESSAGE;
 /// How many hints are said together, in one round trip.
 const PIPELINE: usize = 64;
-/// What is said by one tick must have been heard by the next, and something is said in every tick.
+/// Something is said at every tick, and must have been heard by the next.
 const TICK: Duration = Duration::from_secs(2);
 /// For how long somebody is thought to be there after the last sign of it.
 const AUDIENCE: Duration = Duration::from_secs(6);
@@ -52,7 +53,7 @@ struct Waiting {
 }
 
 struct Shared {
-    config: Config,
+    place: Place,
     seal: Seal,
     channel: String,
     me: Sender,
@@ -68,10 +69,10 @@ struct Shared {
 type Ended = String;
 
 impl Redis {
-    pub(super) fn start(config: Config, store_id: &str) -> Redis {
+    pub(super) fn start(place: Place, store_id: &str) -> Redis {
         let seal = Seal::new(store_id);
         let shared = Arc::new(Shared {
-            config,
+            place,
             channel: seal.channel(),
             seal,
             me: rand::random(),
@@ -129,11 +130,10 @@ impl Shared {
 
 /// Connects again and again, until the bus is dropped.
 async fn keep(shared: Arc<Shared>, mut hints: mpsc::Receiver<Waiting>) {
-    let place = url::place_of(&shared.config);
     let mut pause = PAUSES.0;
     let mut was_said = false;
     loop {
-        let ended = connect_and_talk(&shared, &mut hints, &place).await;
+        let ended = connect_and_talk(&shared, &mut hints).await;
         let was_connected = shared.connected.swap(false, Ordering::Relaxed);
         if was_connected {
             shared.ears.interrupt();
@@ -141,10 +141,10 @@ async fn keep(shared: Arc<Shared>, mut hints: mpsc::Receiver<Waiting>) {
         }
         let Err(why) = ended else { return };
         if std::mem::replace(&mut was_said, true) {
-            tracing::debug!(redis = place, "still no Redis: {why}");
+            tracing::debug!(redis = %shared.place, "still no Redis: {why}");
         } else {
             tracing::warn!(
-                redis = place,
+                redis = %shared.place,
                 "no Redis, so replicas look into the database instead: {why}"
             );
         }
@@ -166,8 +166,8 @@ async fn rest(shared: &Shared, hints: &mut mpsc::Receiver<Waiting>, pause: Durat
 }
 
 /// One connection, from its beginning to its end. Returns without an error when the bus was dropped.
-async fn connect_and_talk(shared: &Arc<Shared>, hints: &mut mpsc::Receiver<Waiting>, place: &str) -> Result<(), Ended> {
-    let client = client(&shared.config);
+async fn connect_and_talk(shared: &Arc<Shared>, hints: &mut mpsc::Receiver<Waiting>) -> Result<(), Ended> {
+    let client = client(shared.place.config());
     let messages = client.message_rx();
     let mut connection = connect(&client).await?;
     within("subscribing", client.subscribe(shared.channel.as_str())).await?;
@@ -183,14 +183,14 @@ async fn connect_and_talk(shared: &Arc<Shared>, hints: &mut mpsc::Receiver<Waiti
     shared.connected.store(true, Ordering::Relaxed);
     // From here on nothing is missed; before, something may have been.
     shared.ears.interrupt();
-    tracing::info!(redis = place, "connected to Redis");
+    tracing::info!(redis = %shared.place, "connected to Redis");
     tokio::select! {
         ended = speaker.talk(hints) => ended,
         ended = &mut connection => Err(why(ended)),
     }
 }
 
-fn client(config: &Config) -> Client {
+fn client(config: Config) -> Client {
     let performance = PerformanceConfig {
         broadcast_channel_capacity: MESSAGES,
         ..PerformanceConfig::default()
@@ -208,7 +208,7 @@ fn client(config: &Config) -> Client {
         ..ConnectionConfig::default()
     };
     // No policy of reconnecting: a client is good for one connection, and `keep` makes the next.
-    Client::new(config.clone(), Some(performance), Some(connection), None)
+    Client::new(config, Some(performance), Some(connection), None)
 }
 
 /// A connection's task: it ends with the connection, and ends it when it is dropped.
@@ -286,9 +286,7 @@ impl Speaker<'_> {
                     if *self.heard.borrow() < said_by_last_tick {
                         return Err("own words are not heard any more".to_owned());
                     }
-                    if self.said == said_by_last_tick {
-                        self.say(&[]).await?;
-                    }
+                    self.say(&[]).await?;
                     said_by_last_tick = self.said;
                 }
             }
