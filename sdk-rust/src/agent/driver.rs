@@ -105,8 +105,8 @@ pub(crate) struct Driver {
     pub(crate) addresses: Addresses,
     /// The address of the present stream, or of the next.
     pub(crate) address: usize,
-    /// How many hellos of this session may still reach a server, though nobody waits for their welcome: each takes the place of a
-    /// later stream of ours at most once.
+    /// How many hellos may still reach a server, though nobody waits for their welcome: each takes the place of a later stream of
+    /// this session at most once.
     pub(crate) loose_hellos: u32,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     pub(crate) own: mpsc::UnboundedSender<Command>,

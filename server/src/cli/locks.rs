@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use drumline::v1 as pb;
 use futures::TryStreamExt;
-use uuid::Uuid;
 
 use super::connection::Connection;
 use super::screen::Shown;
