@@ -11,7 +11,7 @@ use crate::error::Refusal;
 use crate::events::{Draft, Event, EventIdRecord};
 use crate::locks::{Lock, Waiter};
 use crate::registry::{Agent, Offer};
-use crate::sessions::Session;
+use crate::sessions::{BeatRecord, Session};
 use crate::state::{Document, Version};
 use crate::store::row::{Corrupt, Row};
 use crate::store::{Head, Note, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, TableRows, TableSave, Trim};
@@ -115,6 +115,8 @@ tables! {
     offers: Offer,
     /// Lives of agents.
     sessions: Session,
+    /// When they were last heard of.
+    beats: BeatRecord,
     /// Leases.
     locks: Lock,
     /// Who waits for a lock.
@@ -296,6 +298,7 @@ impl World {
         commit.payloads = rows(&self.payloads);
         commit.workflows = rows(&self.workflows);
         commit.next_due = next_due;
+        commit.own = true;
         commit
     }
 
