@@ -210,11 +210,14 @@ impl Hall {
 /// Numbers the batch, and notes its epoch where it is a new one.
 fn sign(world: &mut World, before: &Head) {
     let epoch = world.head().epoch;
-    if epoch > before.epoch {
-        let first_position = before.position + 1;
-        world.epochs.put(EpochRecord { epoch, first_position });
-    }
     let batch = before.batch + 1;
+    if epoch > before.epoch {
+        world.epochs.put(EpochRecord {
+            epoch,
+            first_position: before.position + 1,
+            first_batch: batch,
+        });
+    }
     world.set_head(Head {
         batch,
         ..world.head().clone()

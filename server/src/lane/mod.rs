@@ -67,6 +67,8 @@ pub struct EpochRecord {
     pub epoch: i64,
     /// The first position that was committed in it.
     pub first_position: i64,
+    /// Its first batch.
+    pub first_batch: i64,
 }
 
 /// A batch that was committed. The store writes it with every save; the newest of a namespace is its head.
@@ -131,10 +133,12 @@ pub struct Commit {
     pub workflows: HashMap<String, Option<Arc<Workflow>>>,
     /// When the earliest of the changed rows wants to be looked at again.
     pub next_due: Option<Time>,
+    /// Whether it was committed here, by this server's lane.
+    pub own: bool,
 }
 
 impl Commit {
-    /// A commit that has changed no rows yet.
+    /// A commit of another server that has changed no rows yet.
     pub(crate) fn new(namespace: Arc<str>, head: &Head, events: Vec<Arc<Event>>) -> Commit {
         Commit {
             namespace,
@@ -148,6 +152,7 @@ impl Commit {
             payloads: HashMap::default(),
             workflows: HashMap::default(),
             next_due: None,
+            own: false,
         }
     }
 }

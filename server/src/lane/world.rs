@@ -12,7 +12,7 @@ use crate::events::{Draft, Event, EventIdRecord};
 use crate::locks::{Lock, Waiter};
 use crate::machine::HashMap;
 use crate::registry::{Agent, Offer};
-use crate::sessions::Session;
+use crate::sessions::{BeatRecord, Session};
 use crate::state::{Document, Version};
 use crate::store::row::{Corrupt, Row};
 use crate::store::{Head, Note, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, TableRows, TableSave, Trim};
@@ -116,6 +116,8 @@ tables! {
     offers: Offer,
     /// Lives of agents.
     sessions: Session,
+    /// When they were last heard of.
+    beats: BeatRecord,
     /// Leases.
     locks: Lock,
     /// Who waits for a lock.
@@ -297,6 +299,7 @@ impl World {
         commit.payloads = rows(&self.payloads);
         commit.workflows = rows(&self.workflows);
         commit.next_due = next_due;
+        commit.own = true;
         commit
     }
 
