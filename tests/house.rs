@@ -225,7 +225,7 @@ fn time_chance_and_tasks_come_from_the_machine() {
         "uuid::Uuid::now_v7",
         "uuid::Uuid::new_v4",
     ];
-    let outside = ["cli", "machine", "store", "main"];
+    let outside = ["bus", "cli", "machine", "store", "main"];
     let mut faults = naming(&direct, |source| {
         source.in_server().is_some() && !outside.contains(&source.room()) && source.path != "server/src/edge/server.rs"
     });
