@@ -61,8 +61,16 @@ pub struct Connection {
 impl Connection {
     /// Connects, or says at once that it cannot.
     pub async fn client(&self) -> Result<Client, Failure> {
-        let (first, others) = self
-            .server
+        self.client_of_all(&self.server).await
+    }
+
+    /// Connects to one server, whatever the others are.
+    pub async fn client_of(&self, server: &str) -> Result<Client, Failure> {
+        self.client_of_all(&[server.to_owned()]).await
+    }
+
+    async fn client_of_all(&self, servers: &[String]) -> Result<Client, Failure> {
+        let (first, others) = servers
             .split_first()
             .ok_or_else(|| Failure::usage("--server is empty"))?;
         let mut builder = Client::builder(first)
