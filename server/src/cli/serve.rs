@@ -13,6 +13,7 @@ use clap::Args;
 
 use super::signals;
 use crate::app::App;
+use crate::bus::Bus;
 use crate::config::{Backend, Limits};
 use crate::edge::server;
 use crate::store::{Postgres, Sqlite, Store, StoreError};
@@ -75,7 +76,7 @@ pub async fn run(args: ServeArgs) -> Result<(), ServeError> {
     }
     let backend = Backend::choose(args.data_dir, args.ephemeral, args.database_url).map_err(ServeError::Config)?;
     let (store, place) = open(&backend).await?;
-    let app = App::start(store, Limits::default());
+    let app = App::start(store, Bus::Local, Limits::default()).await?;
     let listener = server::listen(args.listen).map_err(|error| ServeError::Listen(args.listen, error))?;
     let address = listener
         .local_addr()

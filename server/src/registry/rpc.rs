@@ -99,7 +99,7 @@ pub async fn register_agent(
                     resume,
                 } = registering.clone();
                 let registered = rules::register(world, registration, &session_id, resume.as_deref())?;
-                beats.revive(&world.namespace, &registered.session);
+                beats.revive(world, &registered.session);
                 Ok(registered)
             },
         )
@@ -131,7 +131,7 @@ async fn heartbeat(
     let mut check = Check::default();
     let session_id = check.id("session_id", &request.session_id);
     check.finish()?;
-    let ttl = sessions::watch::beat(&app.lanes, &app.beats, &context.namespace, &session_id).await?;
+    let ttl = sessions::watch::beat(app, &context.namespace, &session_id).await?;
     Ok(v1::HeartbeatResponse {
         expire_time: Some(payload::timestamp(Time::of_this_machine() + ttl)),
     })

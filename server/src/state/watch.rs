@@ -93,7 +93,10 @@ impl Watch {
                     change = changes.next() => match change {
                         Some(change) => self.send_change(&change, &ahead).await?,
                         // Cut off: it did not keep up. The documents are read again.
-                        None => break,
+                        None => match self.feed.retired() {
+                            Some(refusal) => return Err(refusal.into()),
+                            None => break,
+                        },
                     },
                     () = sleep_until(progress_at) => {
                         let position = self.feed.position();

@@ -5,6 +5,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::Notify;
@@ -83,6 +84,8 @@ struct Known {
 #[derive(Default)]
 struct Changed {
     agents: Mutex<HashSet<String>>,
+    /// Whether nothing more comes.
+    retired: AtomicBool,
     notify: Notify,
 }
 
@@ -90,9 +93,9 @@ struct Changed {
 pub struct Watch(Arc<Changed>);
 
 impl Watch {
-    /// Waits until an agent has changed, or is gone, since the last [`Watch::take`].
+    /// Waits until an agent has changed, or is gone, since the last [`Watch::take`]; or until the feed has ended.
     pub async fn changed(&mut self) {
-        while self.is_empty() {
+        while self.is_empty() && !self.0.retired.load(Ordering::Acquire) {
             self.0.notify.notified().await;
         }
     }
@@ -174,6 +177,14 @@ impl Directory {
 
     pub(super) fn open(&mut self) {
         self.open = true;
+    }
+
+    /// Wakes those who follow it: nothing more comes.
+    pub(super) fn retire(&mut self) {
+        for watch in self.watches.drain(..).filter_map(|watch| watch.upgrade()) {
+            watch.retired.store(true, Ordering::Release);
+            watch.notify.notify_one();
+        }
     }
 
     /// Takes in what the store had. What commits changed since then is newer and stays.

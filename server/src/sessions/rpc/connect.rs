@@ -137,7 +137,7 @@ async fn follow(app: &App, opened: &Opened) -> Result<watch::Receiver<Sign>, Ref
         return Ok(sign);
     }
     // It has ended since, or is not known here: the lane knows.
-    sessions::watch::beat(&app.lanes, &app.beats, namespace, session_id).await?;
+    sessions::watch::beat(app, namespace, session_id).await?;
     app.beats.follow(namespace, session_id).ok_or_else(rules::unknown)
 }
 

@@ -119,7 +119,7 @@ async fn by_registering(
                 } = registering.clone();
                 let registered = registry::register(world, registration, &session_id, resume.as_deref())?;
                 let session = rules::connect(world, &registered.session.session_id)?;
-                beats.revive(&world.namespace, &session);
+                beats.revive(world, &session);
                 Ok(Registered { session, ..registered })
             },
         )
@@ -178,7 +178,7 @@ async fn connect(
             move |world| {
                 let session = rules::connect(world, &session_id)?;
                 let agent = world.agents.get(&agent_id)?.ok_or_else(rules::unknown)?;
-                beats.revive(&world.namespace, &session);
+                beats.revive(world, &session);
                 Ok(Registered {
                     agent: (*agent).clone(),
                     session,

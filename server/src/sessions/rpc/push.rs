@@ -105,6 +105,9 @@ impl Link {
     /// Takes an event that is meant for the agent; nothing if the stream was cut off from them.
     pub(super) async fn delivered(&mut self, delivery: Option<Delivery>) -> Result<(), Ending> {
         let Some(delivery) = delivery else {
+            if self.feed.retired().is_some() {
+                return Err(Ending::Slow);
+            }
             self.events = self.feed.subscribe(filter(&self.agent_id));
             return self.load().await;
         };

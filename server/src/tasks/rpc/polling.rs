@@ -84,15 +84,16 @@ pub async fn poll_tasks(
         .ok_or_else(|| Refusal::new(Reason::SessionRequired, "only an agent, under its session, can poll"))?;
     let until = Instant::now() + context.patience(wait);
 
-    let feed = app.tail.feed(&context.namespace).await?;
+    let mut feed = app.tail.feed(&context.namespace).await?;
     let session = app.store.get::<Session>(&context.namespace, &session_id).await;
     let session = session.map_err(|error| refusal_of(&error))?;
     // Without one the rule refuses: nothing is waited for.
-    let mut assigned = feed.subscribe(Filter {
+    let filter = Filter {
         types: vec![Pattern::new("task.assigned")],
         target: Some(session.map(|session| session.agent_id).unwrap_or_default()),
         ..Filter::default()
-    });
+    };
+    let mut assigned = feed.subscribe(filter.clone());
     let mut guard = Guard {
         lanes: app.lanes.clone(),
         namespace: Arc::clone(&context.namespace),
@@ -107,8 +108,14 @@ pub async fn poll_tasks(
             break;
         }
         let drained = tokio::select! {
-            // Also when it was cut off: then so much was assigned that it did not keep up.
-            _ = timeout_at(until, assigned.next()) => false,
+            next = timeout_at(until, assigned.next()) => {
+                if let Ok(None) = next {
+                    // Cut off: so much was assigned that it did not keep up, or the feed has ended.
+                    feed = app.tail.feed(&context.namespace).await?;
+                    assigned = feed.subscribe(filter.clone());
+                }
+                false
+            }
             () = app.draining.cancelled() => true,
         };
         task_ids = Guard::close(&app.lanes, &context.namespace, session_id.clone()).await?;

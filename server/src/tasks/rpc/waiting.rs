@@ -44,8 +44,8 @@ pub async fn await_task(
     let wait = check.duration("wait_timeout", request.wait_timeout, DEFAULT_WAIT, range);
     check.finish()?;
     let until = Instant::now() + context.patience(wait);
-    let feed = app.tail.feed(&context.namespace).await?;
     loop {
+        let feed = app.tail.feed(&context.namespace).await?;
         let mut changes = feed.subscribe(Filter::about("task.**", &task_id));
         let (_, whole) = convert::read(&app.store, &context.namespace, &task_id).await?;
         let whole = whole.ok_or_else(|| convert::not_found(&task_id))?;
@@ -114,6 +114,9 @@ impl Watch {
                 }
             };
             let Some(change) = change else {
+                if let Some(refusal) = self.feed.retired() {
+                    return Err(refusal.into());
+                }
                 let refusal = Refusal::new(Reason::SlowConsumer, "the watcher did not keep up");
                 return Err(refusal.with("cursor", self.feed.cursor(seen)).into());
             };

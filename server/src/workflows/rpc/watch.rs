@@ -85,7 +85,10 @@ impl Watch {
                             while events.try_next().is_some() {}
                         }
                         // Cut off: it did not keep up, and listens anew before it reads.
-                        None => break,
+                        None => match self.feed.retired() {
+                            Some(refusal) => return Err(refusal.into()),
+                            None => break,
+                        },
                     },
                     () = self.app.draining.cancelled() => return Err(stream::draining(&self.cursor).into()),
                 }
