@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::Bus;
 use crate::config::Limits;
 use crate::lane::Lanes;
+use crate::machine;
 use crate::sessions::beats::Beats;
 use crate::sessions::gap::Gap;
 use crate::sessions::pulse::Pulse;
@@ -60,7 +61,7 @@ impl App {
         watchman.clone().start(draining.clone());
         let begin_again = begin_again(lost_of, watchman, due);
         let stopping = draining.clone();
-        tokio::spawn(async move { stopping.run_until_cancelled(begin_again).await });
+        machine::spawn(async move { stopping.run_until_cancelled(begin_again).await });
         let pulse = store
             .is_shared()
             .then(|| Pulse::start(store.clone(), beats.home().to_owned()));

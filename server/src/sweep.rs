@@ -6,7 +6,6 @@
 //!
 //! Failure: a store that is not there is tried again; a job that finds its row changed does nothing.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::error::Refusal;
 use crate::events::{self, Event};
 use crate::lane::{BatchRecord, Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
 use crate::locks::{self, Lock, Waiter};
+use crate::machine::{self, HashMap};
 use crate::registry::{self, Agent};
 use crate::sessions::gap::Gap;
 use crate::sessions::{self, Session};
@@ -124,8 +124,8 @@ impl Sweep {
     /// Starts sweeping, until the server is draining.
     pub fn start(due: Due, store: Store, lanes: Lanes, gap: Gap, draining: CancellationToken) {
         let sweep = Sweep { due, store, lanes, gap };
-        tokio::spawn(async move {
-            tokio::select! {
+        machine::spawn(async move {
+            crate::select! {
                 () = sweep.run() => {}
                 () = draining.cancelled() => {}
             }
@@ -154,7 +154,7 @@ impl Sweep {
             futures::future::join_all(rounds).await;
             if namespaces.is_empty() {
                 let wait = wait.unwrap_or(Duration::from_secs(3_600)).max(BREATH);
-                tokio::select! {
+                crate::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = self.due.shared.earlier.notified() => {}
                 }

@@ -106,7 +106,7 @@ impl Reader {
         }
         self.send_progress(true).await?;
         loop {
-            tokio::select! {
+            crate::select! {
                 delivery = live.next() => {
                     let Some(delivery) = delivery else {
                         if let Some(refusal) = self.feed.retired() {

@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::EpochRecord;
 use super::job::{Job, internal};
@@ -10,6 +10,7 @@ use super::queue::Queue;
 use super::table::Halt;
 use super::world::World;
 use crate::error::{Reason, Refusal};
+use crate::machine::{self, Instant};
 use crate::sessions::gap::Gap;
 use crate::store::{Head, Store, StoreError, Transaction};
 use crate::tail::Tail;
@@ -116,7 +117,7 @@ impl Hall {
             return Ok(rest);
         }
         sign(&mut world, &before);
-        let batch_id = uuid::Uuid::now_v7().to_string();
+        let batch_id = machine::new_id();
         let committed = self.heard(transaction.commit(world.save(&batch_id))).await;
         match committed {
             Ok(()) => {

@@ -17,7 +17,6 @@ mod table;
 mod table_tests;
 mod world;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -25,6 +24,7 @@ use bytes::Bytes;
 use crate::error::{Reason, Refusal};
 use crate::events::Event;
 use crate::locks::Lock;
+use crate::machine::{self, HashMap};
 use crate::registry::Agent;
 use crate::sessions::Session;
 use crate::sessions::gap::Gap;
@@ -144,13 +144,13 @@ impl Commit {
             namespace,
             head: head.clone(),
             events,
-            agents: HashMap::new(),
-            sessions: HashMap::new(),
-            locks: HashMap::new(),
-            documents: HashMap::new(),
-            tasks: HashMap::new(),
-            payloads: HashMap::new(),
-            workflows: HashMap::new(),
+            agents: HashMap::default(),
+            sessions: HashMap::default(),
+            locks: HashMap::default(),
+            documents: HashMap::default(),
+            tasks: HashMap::default(),
+            payloads: HashMap::default(),
+            workflows: HashMap::default(),
             next_due: None,
             own: false,
         }
@@ -178,7 +178,7 @@ impl Lanes {
                 store,
                 tail,
                 gap,
-                queues: Mutex::new(HashMap::new()),
+                queues: Mutex::new(HashMap::default()),
             }),
         }
     }
@@ -235,7 +235,7 @@ impl Lanes {
             self.shared.gap.clone(),
             Arc::clone(&queue),
         );
-        tokio::spawn(hall.run());
+        machine::spawn(hall.run());
         queue
     }
 }

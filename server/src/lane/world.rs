@@ -10,6 +10,7 @@ use super::{Changed, Commit, EpochRecord, RequestRecord};
 use crate::error::Refusal;
 use crate::events::{Draft, Event, EventIdRecord};
 use crate::locks::{Lock, Waiter};
+use crate::machine::HashMap;
 use crate::registry::{Agent, Offer};
 use crate::sessions::{BeatRecord, Session};
 use crate::state::{Document, Version};
@@ -287,7 +288,7 @@ impl World {
     pub(super) fn into_commit(self) -> Commit {
         let next_due = self.next_due();
         let mut commit = Commit::new(self.namespace, &self.head, self.events);
-        fn rows<R: Row>(table: &WorkTable<R>) -> std::collections::HashMap<R::Key, Option<Arc<R>>> {
+        fn rows<R: Row>(table: &WorkTable<R>) -> HashMap<R::Key, Option<Arc<R>>> {
             table.changed().map(|(key, row)| (key.clone(), row.cloned())).collect()
         }
         commit.agents = rows(&self.agents);

@@ -8,14 +8,14 @@
 //! them out. A session that a job is about to declare dead is *condemned*: a heartbeat that comes after that does not count here any more,
 //! but asks the lane how it ended. So nobody is told "alive" and is dead.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
 use super::{BeatRecord, Life, Session};
 use crate::lane::{Commit, World};
+use crate::machine::{HashMap, Instant};
 use crate::tail::Observer;
 
 /// The last signs of life. Cheap to clone.
@@ -76,7 +76,7 @@ impl Beats {
     /// No sign of life yet.
     pub fn new() -> Beats {
         let shared = Shared {
-            home: uuid::Uuid::new_v4().to_string(),
+            home: crate::machine::new_id(),
             lives: Mutex::default(),
             earlier: Notify::new(),
         };

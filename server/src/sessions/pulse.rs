@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Refusal;
 use crate::lane::refusal_of;
+use crate::machine;
 use crate::store::{Store, StoreError};
 
 /// The least time between two writes, so that many signs of life go together.
@@ -37,7 +38,7 @@ impl Pulse {
     /// Starts to write to a store that servers share, under this server's name.
     pub fn start(store: Store, home: String) -> Pulse {
         let (said, heard) = mpsc::unbounded_channel();
-        tokio::spawn(run(store, home, heard));
+        machine::spawn(run(store, home, heard));
         Pulse { said }
     }
 

@@ -6,9 +6,8 @@
 //! Where servers share a store, each watches over all: who is silent here may have been heard elsewhere, which is read in the store before
 //! the lane is asked.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +17,7 @@ use super::{BeatRecord, Life, Session, rules};
 use crate::app::App;
 use crate::error::Refusal;
 use crate::lane::{Call, Decision, Lanes, Urgency, World, refusal_of};
+use crate::machine::{self, HashMap, Instant};
 use crate::store::row::{Row, Value};
 use crate::store::{Selection, Store};
 
@@ -49,8 +49,8 @@ impl Watchman {
         self.gap.start(draining.clone());
         let watchman = self.clone();
         let token = draining.clone();
-        tokio::spawn(async move { token.run_until_cancelled(watchman.begin()).await });
-        tokio::spawn(async move { draining.run_until_cancelled(self.watch()).await });
+        machine::spawn(async move { token.run_until_cancelled(watchman.begin()).await });
+        machine::spawn(async move { draining.run_until_cancelled(self.watch()).await });
     }
 
     async fn watch(&self) {
@@ -58,14 +58,13 @@ impl Watchman {
             let (suspects, next) = self.beats.suspects(self.gap.end(), Instant::now(), AT_ONCE);
             if !suspects.is_empty() {
                 let watchman = self.clone();
-                tokio::spawn(async move { watchman.look_at_all(suspects).await });
+                machine::spawn(async move { watchman.look_at_all(suspects).await });
                 tokio::time::sleep(BREATH).await;
                 continue;
             }
             match next {
                 Some(next) => {
-                    let _ =
-                        tokio::time::timeout_at(next.max(Instant::now() + BREATH).into(), self.beats.earlier()).await;
+                    let _ = tokio::time::timeout_at(next.max(Instant::now() + BREATH), self.beats.earlier()).await;
                 }
                 None => self.beats.earlier().await,
             }
@@ -83,7 +82,7 @@ impl Watchman {
 
     /// Those of whom the store has no newer sign of life either.
     async fn unheard(&self, suspects: Vec<Suspect>) -> Vec<Suspect> {
-        let mut by_namespace: HashMap<Arc<str>, Vec<Suspect>> = HashMap::new();
+        let mut by_namespace: HashMap<Arc<str>, Vec<Suspect>> = HashMap::default();
         for suspect in suspects {
             by_namespace
                 .entry(Arc::clone(&suspect.namespace))

@@ -3,7 +3,7 @@
 //! The agents of each capability are kept in the order of their fitness, so that the first page costs a page, however many there are.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::error::Refusal;
 use crate::lane::{Commit, refusal_of};
+use crate::machine::{HashMap, HashSet};
 use crate::registry::Agent;
 use crate::sessions::Session;
 use crate::store::row::{Row, Value};

@@ -1,6 +1,5 @@
 //! The feed of one namespace: its readers, found by what an event is about, and where the log is.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::{Cursor, out_of_range};
 use crate::error::{Reason, Refusal};
 use crate::events::Event;
 use crate::lane::{Commit, EpochRecord};
+use crate::machine::{HashMap, HashSet};
 use crate::store::{Head, Store};
 
 /// How many events a reader may be behind before it is cut off.
@@ -127,7 +127,7 @@ impl Feed {
         }
         let mut state = self.lock();
         state.note(commit);
-        let mut cut_off = HashSet::new();
+        let mut cut_off = HashSet::default();
         for event in &commit.events {
             for key in keys_of(event) {
                 for id in state.by_key.get(&key).into_iter().flatten() {

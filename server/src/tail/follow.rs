@@ -3,7 +3,6 @@
 //! A namespace in which a batch is missing is read in the store; while hints come, what is missing is mostly on its way, so it is waited
 //! for a moment. Beside that the store is asked regularly what its newest batches are: that finds what no hint told of.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::Shared;
 use super::space::Space;
 use super::track::Place;
 use crate::bus::Heard;
+use crate::machine::{self, HashMap, Instant};
 use crate::store::{Newest, StoreError};
 
 /// How often the store is asked for what is new while someone waits.
@@ -56,9 +56,9 @@ pub(super) async fn run(
         None => return,
     };
     let mut hears = true;
-    let mut poll_at = tokio::time::Instant::now();
+    let mut poll_at = Instant::now();
     loop {
-        tokio::select! {
+        crate::select! {
             heard = hints.recv(), if hears => {
                 let Some(shared) = shared.upgrade() else { return };
                 match heard {
@@ -66,19 +66,19 @@ pub(super) async fn run(
                         Some(commit) => shared.take(commit),
                         None => shared.told(&hint.namespace, hint.head.batch, hint.head.epoch),
                     },
-                    Some(Heard::Interrupted) => poll_at = tokio::time::Instant::now(),
+                    Some(Heard::Interrupted) => poll_at = Instant::now(),
                     None => hears = false,
                 }
             }
             namespace = missing.recv() => {
                 let (Some(shared), Some(namespace)) = (shared.upgrade(), namespace) else { return };
-                tokio::spawn(async move { shared.fetch(&namespace).await });
+                machine::spawn(async move { shared.fetch(&namespace).await });
             }
-            () = tokio::time::sleep_until(poll_at), if is_shared => {
+            () = tokio::time::sleep_until(poll_at.into()), if is_shared => {
                 let Some(shared) = shared.upgrade() else { return };
                 let pause = if shared.is_watched() { POLL } else { SLOW_POLL };
                 shared.poll().await;
-                poll_at = tokio::time::Instant::now() + pause;
+                poll_at = Instant::now() + pause;
             }
             () = draining.cancelled() => return,
         }
@@ -91,7 +91,7 @@ impl Shared {
         let place = self.space(namespace).place();
         if batch > place.batch || epoch > place.epoch {
             let (shared, namespace) = (Arc::clone(self), Arc::clone(namespace));
-            tokio::spawn(async move { shared.read(&namespace).await });
+            machine::spawn(async move { shared.read(&namespace).await });
         }
     }
 

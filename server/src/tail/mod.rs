@@ -26,7 +26,6 @@ mod read;
 mod space;
 mod track;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
@@ -35,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::Bus;
 use crate::error::{Reason, Refusal};
 use crate::lane::Commit;
+use crate::machine::{self, HashMap};
 use crate::store::{Store, StoreError};
 pub use directory::{Directory, Entry, Place, Watch};
 pub use feed::{Delivery, Feed, Subscription};
@@ -86,8 +86,15 @@ impl Tail {
             }),
         };
         follow::begin(&tail.shared).await?;
-        tokio::spawn(follow::run(Arc::downgrade(&tail.shared), wanted, draining));
+        machine::spawn(follow::run(Arc::downgrade(&tail.shared), wanted, draining));
         Ok(tail)
+    }
+
+    /// A tail of a test: the store's only one.
+    #[cfg(test)]
+    pub async fn alone(store: Store) -> Tail {
+        let tail = Tail::start(store, Bus::Local, Vec::new(), Box::new(|_| {}), CancellationToken::new());
+        tail.await.expect("a store that can be read")
     }
 
     /// The feed of a namespace. It has handed on what was committed before this is called, by any server.

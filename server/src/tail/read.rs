@@ -3,12 +3,13 @@
 //! The row of a batch says how many events it has and which agents and sessions it changed; those are read as they are now, which may be
 //! newer than the batch. Other rows whoever wants them reads for themselves.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::track::Place;
 use crate::events::Event;
 use crate::lane::{BatchRecord, Changed, Commit, EpochRecord};
+use crate::machine::HashMap;
 use crate::registry::Agent;
 use crate::sessions::Session;
 use crate::store::row::{Row, Value};

@@ -13,7 +13,7 @@ use super::connect::Link;
 use super::down::Ending;
 use crate::edge::status::to_error;
 use crate::error::{Reason, Refusal};
-use crate::{registry, sessions, tasks};
+use crate::{machine, registry, sessions, tasks};
 
 /// An answer on its way.
 pub(super) struct Answered {
@@ -49,7 +49,7 @@ impl Nonces {
     pub(super) fn next(&mut self) -> v1::ConnectNonce {
         let [_, last] = self.last;
         let nonce = loop {
-            let nonce = rand::random();
+            let nonce = machine::random();
             if nonce != 0 && nonce != last {
                 break nonce;
             }

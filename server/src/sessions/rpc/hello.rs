@@ -52,7 +52,7 @@ pub(super) async fn open(
     up: &mut Streaming<v1::ConnectRequest>,
     down: &Down,
 ) -> Result<Opened, Ending> {
-    let first = tokio::select! {
+    let first = crate::select! {
         first = tokio::time::timeout(PATIENCE, up.message()) => first,
         () = app.draining.cancelled() => return Err(Ending::Draining(draining())),
         () = down.closed() => return Err(Ending::Gone),

@@ -17,6 +17,7 @@ use crate::edge::check::Check;
 use crate::edge::stream;
 use crate::error::{Reason, Refusal};
 use crate::lane::{Call, Lanes, Urgency, refusal_of};
+use crate::machine;
 use crate::sessions::Session;
 use crate::tail::{Filter, Pattern};
 use crate::tasks::{TaskState, rules};
@@ -52,13 +53,11 @@ impl Drop for Guard {
         }
         let (lanes, namespace) = (self.lanes.clone(), Arc::clone(&self.namespace));
         let session_id = std::mem::take(&mut self.session_id);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(refusal) = Guard::close(&lanes, &namespace, session_id).await {
-                    tracing::warn!(%refusal, "a poll that its caller left could not be closed");
-                }
-            });
-        }
+        machine::spawn_if_running(async move {
+            if let Err(refusal) = Guard::close(&lanes, &namespace, session_id).await {
+                tracing::warn!(%refusal, "a poll that its caller left could not be closed");
+            }
+        });
     }
 }
 
@@ -107,7 +106,7 @@ pub async fn poll_tasks(
         if !task_ids.is_empty() || !waits {
             break;
         }
-        let drained = tokio::select! {
+        let drained = crate::select! {
             next = timeout_at(until, assigned.next()) => {
                 if let Ok(None) = next {
                     // Cut off: so much was assigned that it did not keep up, or the feed has ended.

@@ -55,7 +55,7 @@ pub async fn await_task(
             });
         }
         loop {
-            tokio::select! {
+            crate::select! {
                 // Listening ends where the wait does, where it was cut off, and where the task may have ended.
                 change = timeout_at(until, changes.next()) => match change {
                     Ok(Some(change)) if goes_on(&change, &task_id) => {}
@@ -107,7 +107,7 @@ impl Watch {
         let (mut seen, mut whole) = self.read().await?;
         self.send(&whole).await?;
         while !whole.task.state.is_ended() {
-            let change = tokio::select! {
+            let change = crate::select! {
                 change = changes.next() => change,
                 () = self.app.draining.cancelled() => {
                     return Err(stream::draining(&self.feed.cursor(seen)).into());

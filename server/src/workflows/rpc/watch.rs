@@ -73,7 +73,7 @@ impl Watch {
                 if self.send_news().await? {
                     return Ok(());
                 }
-                tokio::select! {
+                crate::select! {
                     event = events.next() => match event {
                         Some(event) => {
                             let is_own_end = event.event.subject == self.workflow_id
@@ -143,7 +143,7 @@ pub(super) async fn await_end(
         if workflow.state != WorkflowState::Running {
             return Ok(());
         }
-        tokio::select! {
+        crate::select! {
             ended = timeout_at(until, events.next()) => match ended {
                 Ok(Some(_)) | Err(_) => return Ok(()),
                 // Cut off: it listens and looks again.
