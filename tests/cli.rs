@@ -268,39 +268,6 @@ fn reason_or_held(result: Result<tonic::Response<v1::GetLockResponse>, tonic::St
 }
 
 #[tokio::test]
-async fn a_bench_checks_what_it_counts() {
-    let stage = stage().await;
-    for workload in [
-        &["ping"][..],
-        &["cas"],
-        &["cas", "--hot"],
-        &["publish", "--batch", "10"],
-        &["lock"],
-        &["lock", "--hot"],
-        &["deliver", "--subscribers", "2", "--rate", "50"],
-        &["task", "--agents", "2"],
-        &["workflow", "--size", "3"],
-        &["workflow", "--size", "5", "--shape", "map-reduce"],
-    ] {
-        let quick = ["--callers", "4", "--duration", "2s", "--warm-up", "200ms", "-o", "json"];
-        let arguments = [&["bench"], workload, &quick].concat();
-        let done = run(&stage, &arguments).await;
-        assert_eq!(
-            done.status.code(),
-            Some(0),
-            "{workload:?}: {} {}",
-            out(&done),
-            err(&done)
-        );
-        let text = out(&done);
-        let figures: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
-        assert_eq!(figures["errors"], 0, "{figures}");
-        assert!(figures["ops_per_s"].as_f64().expect("a number") > 0.0, "{figures}");
-        assert!(figures["p50_us"].as_u64() <= figures["p999_us"].as_u64(), "{figures}");
-    }
-}
-
-#[tokio::test]
 async fn a_program_serves_tasks_and_workflows_that_are_typed_in() {
     let stage = stage().await;
     let script = "read input; case $input in 13) echo unlucky >&2; exit 3;; *) echo $input;; esac";

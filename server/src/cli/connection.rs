@@ -61,7 +61,16 @@ pub struct Connection {
 impl Connection {
     /// Connects, or says at once that it cannot.
     pub async fn client(&self) -> Result<Client, Failure> {
-        let builder = Client::builder(self.server.join(","))
+        self.client_of_all(&self.server).await
+    }
+
+    /// Connects to one server, whatever the others are.
+    pub async fn client_of(&self, server: &str) -> Result<Client, Failure> {
+        self.client_of_all(&[server.to_owned()]).await
+    }
+
+    async fn client_of_all(&self, servers: &[String]) -> Result<Client, Failure> {
+        let builder = Client::builder(servers.join(","))
             .namespace(&self.namespace)
             .timeout(self.call_timeout);
         let client = builder.connect().await?;

@@ -216,7 +216,7 @@ where
 }
 
 /// What the driver says, with what the server told it.
-fn said(error: &Error) -> String {
+pub(super) fn said(error: &Error) -> String {
     match error.as_db_error() {
         Some(answer) => format!("{} ({})", answer.message(), answer.code().code()),
         None => std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
