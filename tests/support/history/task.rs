@@ -1,7 +1,7 @@
 //! A task: attempts one after another, of which one completes it.
 //!
-//! The server assigns attempts by itself. So each assignment is an operation of its own: one that an agent was told of happened before it
-//! was, one that nobody was told of may have happened at any time, or never.
+//! The server assigns attempts by itself, and ends them by time or with their agent. So both are operations of their own: an assignment
+//! that an agent was told of happened before it was; one that nobody was told of, and an end, may have happened at any time, or never.
 
 use todc_utils::specifications::Specification;
 
@@ -23,14 +23,19 @@ pub enum Operation {
         /// Whether it certainly was.
         is_certain: bool,
     },
-    /// An attempt's result.
-    Complete {
+    /// An attempt ends without a word of its agent.
+    End {
         /// Its number.
         attempt: i32,
-        /// What it found.
-        result: u64,
+    },
+    /// An agent's last word on an attempt.
+    Say {
+        /// Its number.
+        attempt: i32,
+        /// What it found; nothing if it failed.
+        result: Option<u64>,
         /// What came of it.
-        outcome: Completed,
+        outcome: Said,
     },
     /// A read: the number of the attempt, and the result if there is one.
     Get {
@@ -43,10 +48,10 @@ pub enum Operation {
     Nothing,
 }
 
-/// What came of a result.
+/// What came of a last word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Completed {
-    /// It is the task's.
+pub enum Said {
+    /// It counts.
     Recorded,
     /// The attempt was over.
     Stale,
@@ -54,11 +59,12 @@ pub enum Completed {
     Unknown,
 }
 
-/// Whether it is there, its current attempt, and its result.
+/// Whether it is there, its last attempt, whether that is over, and the result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
     is_there: bool,
     attempt: i32,
+    is_over: bool,
     result: Option<u64>,
 }
 
@@ -67,23 +73,32 @@ impl State {
         if self.is_there && self.result.is_none() && attempt == self.attempt + 1 {
             return Some(State {
                 attempt,
+                is_over: false,
                 ..self.clone()
             });
         }
         (!is_certain).then(|| self.clone())
     }
 
-    fn complete(&self, attempt: i32, result: u64, outcome: Completed) -> Option<State> {
-        let is_current = self.is_there && attempt == self.attempt;
-        // The same said twice is fine both times.
-        let counts = is_current && self.result.is_none_or(|known| known == result);
+    fn end(&self, attempt: i32) -> State {
+        State {
+            is_over: self.is_over || (self.attempt == attempt && self.result.is_none()),
+            ..self.clone()
+        }
+    }
+
+    fn say(&self, attempt: i32, result: Option<u64>, outcome: Said) -> Option<State> {
+        let is_current = self.is_there && attempt == self.attempt && !self.is_over;
+        // The same result said twice is fine both times.
+        let counts = is_current && (self.result.is_none() || self.result == result);
         let fits = match outcome {
-            Completed::Recorded => counts,
-            Completed::Stale => !counts,
-            Completed::Unknown => true,
+            Said::Recorded => counts,
+            Said::Stale => !counts,
+            Said::Unknown => true,
         };
         fits.then(|| State {
-            result: if counts { Some(result) } else { self.result },
+            result: if counts { result } else { self.result },
+            is_over: self.is_over || (counts && result.is_none()),
             ..self.clone()
         })
     }
@@ -104,11 +119,12 @@ impl Specification for Task {
                 ..state.clone()
             }),
             Operation::Assign { attempt, is_certain } => state.assign(*attempt, *is_certain),
-            Operation::Complete {
+            Operation::End { attempt } => Some(state.end(*attempt)),
+            Operation::Say {
                 attempt,
                 result,
                 outcome,
-            } => state.complete(*attempt, *result, *outcome),
+            } => state.say(*attempt, *result, *outcome),
             Operation::Get { attempt, result } => {
                 let fits = state.is_there && state.attempt == *attempt && state.result == *result;
                 fits.then(|| state.clone())
@@ -130,11 +146,12 @@ impl Model for Task {
                 attempt,
                 is_certain: false,
             },
-            Operation::Complete { attempt, result, .. } => Operation::Complete {
+            Operation::Say { attempt, result, .. } => Operation::Say {
                 attempt,
                 result,
-                outcome: Completed::Unknown,
+                outcome: Said::Unknown,
             },
+            Operation::End { attempt } => Operation::End { attempt },
             Operation::Get { .. } | Operation::Nothing => Operation::Nothing,
         }
     }

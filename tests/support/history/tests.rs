@@ -7,7 +7,7 @@ use todc_utils::specifications::Specification;
 
 use super::document::{Document, Operation as OnDocument, Outcome};
 use super::lock::{Acquired, Lock, Operation as OnLock, Shown, Written, end_of_lease};
-use super::task::{Completed, Operation as OnTask, Task};
+use super::task::{Operation as OnTask, Said, Task};
 use super::{Model, Recorded, assert_linearizable, is_linearizable};
 
 /// An operation from a second to another; without the second, it was never answered.
@@ -54,10 +54,10 @@ fn release(token: i64, outcome: Shown) -> OnLock {
     }
 }
 
-fn complete(attempt: i32, result: u64, outcome: Completed) -> OnTask {
-    OnTask::Complete {
+fn complete(attempt: i32, result: u64, outcome: Said) -> OnTask {
+    OnTask::Say {
         attempt,
-        result,
+        result: Some(result),
         outcome,
     }
 }
@@ -198,17 +198,38 @@ fn a_refusal_without_a_reason_is_found() {
 fn two_results_are_found() {
     let begin = [at(0, 1, OnTask::Delegate), at(0, 2, assign(1)), at(0, 3, assign(2))];
     let with = |more: [Recorded<OnTask>; 2]| [begin.to_vec(), more.to_vec()].concat();
-    let late = at(4, 5, complete(1, 7, Completed::Recorded));
-    let current = at(4, 5, complete(2, 8, Completed::Recorded));
+    let late = at(4, 5, complete(1, 7, Said::Recorded));
+    let current = at(4, 5, complete(2, 8, Said::Recorded));
     assert!(!fits::<Task>(&with([late.clone(), current.clone()])), "attempt 1 was over");
-    let refused = at(4, 5, complete(1, 7, Completed::Stale));
+    let refused = at(4, 5, complete(1, 7, Said::Stale));
     assert!(fits::<Task>(&with([refused.clone(), current.clone()])));
     assert!(fits::<Task>(&with([current.clone(), current.clone()])), "said twice");
     let read = |result| at(6, 7, OnTask::Get { attempt: 2, result });
     assert!(fits::<Task>(&with([current.clone(), read(Some(8))])));
     assert!(!fits::<Task>(&with([current, read(None)])), "it was recorded");
-    let in_time = at(2, 5, complete(1, 7, Completed::Recorded));
+    let in_time = at(2, 5, complete(1, 7, Said::Recorded));
     assert!(!fits::<Task>(&with([refused, in_time])), "both of attempt 1");
+}
+
+#[test]
+fn an_attempt_that_is_over_says_nothing_more() {
+    let begin = [
+        at(0, 1, OnTask::Delegate),
+        at(0, 2, assign(1)),
+        at(0, None, OnTask::End { attempt: 1 }),
+    ];
+    let refused = at(3, 4, complete(1, 7, Said::Stale));
+    assert!(fits::<Task>(&[begin.to_vec(), vec![refused.clone()]].concat()));
+    assert!(!fits::<Task>(&[begin[..2].to_vec(), vec![refused.clone()]].concat()));
+    let late = at(5, 6, complete(1, 7, Said::Recorded));
+    assert!(!fits::<Task>(&[begin.to_vec(), vec![refused, late]].concat()));
+    let failed = OnTask::Say {
+        attempt: 1,
+        result: None,
+        outcome: Said::Recorded,
+    };
+    let next = [at(3, 4, failed), at(0, 5, assign(2)), at(6, 7, complete(2, 8, Said::Recorded))];
+    assert!(fits::<Task>(&[begin.to_vec(), next.to_vec()].concat()));
 }
 
 #[test]
@@ -216,7 +237,7 @@ fn a_task_that_is_assigned_after_its_end_is_found() {
     let done = [
         at(0, 1, OnTask::Delegate),
         at(0, 2, assign(1)),
-        at(2, 3, complete(1, 7, Completed::Recorded)),
+        at(2, 3, complete(1, 7, Said::Recorded)),
     ];
     let again = at(4, 5, assign(2));
     assert!(fits::<Task>(&done));
