@@ -56,8 +56,8 @@ pub enum Operation {
 pub enum Acquired {
     /// It was granted, with this token.
     Granted(i64),
-    /// It was held by another.
-    HeldBy(String),
+    /// It was held by another: by whom, if that was said.
+    HeldBy(Option<String>),
     /// Nobody knows; or it was granted, and has ended.
     Unknown,
 }
@@ -109,8 +109,8 @@ impl State {
     fn acquire(&self, holder: &str, outcome: &Acquired) -> Option<State> {
         let token = match outcome {
             Acquired::HeldBy(other) => {
-                let held = self.holder.as_ref().is_some_and(|(held, _)| held == other);
-                return held.then(|| self.clone());
+                let is_it = |(held, _): &(String, _)| other.as_ref().is_none_or(|other| other == held);
+                return self.holder.as_ref().is_some_and(is_it).then(|| self.clone());
             }
             Acquired::Granted(token) if self.holder.is_some() || *token <= self.token => return None,
             Acquired::Granted(token) => Some(*token),

@@ -136,7 +136,9 @@ impl Locker {
                 });
             }
             Answer::Refused(status) => match reason_of(&status).as_str() {
-                "LOCK_HELD" | "LOCK_WAIT_TIMEOUT" => Some(metadata_of(&status, "holder_id")),
+                "LOCK_HELD" => Some(Some(metadata_of(&status, "holder_id"))),
+                // Who holds it when the wait is over may be another than the one because of whom it was in vain.
+                "LOCK_WAIT_TIMEOUT" => Some(None),
                 // It was granted to a try whose answer was lost.
                 "LEASE_ENDED" if called.is_doubtful => None,
                 _ => {

@@ -47,7 +47,7 @@ impl Swapper {
         let patience = if count % 13 == 5 { SHORT } else { LONG };
         let version = self.read().await;
         let content = number * 1_000_000 + count;
-        if count.is_multiple_of(17) {
+        if count.is_multiple_of(17) && version > 0 {
             self.delete(version, patience).await;
         } else {
             let expected = (!count.is_multiple_of(9)).then_some(version);
