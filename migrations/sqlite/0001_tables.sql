@@ -14,14 +14,9 @@ CREATE TABLE meta (
     PRIMARY KEY (name)
 ) STRICT, WITHOUT ROWID;
 
--- The head of each namespace's log.
+-- The namespaces.
 CREATE TABLE heads (
     namespace TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    first_position INTEGER NOT NULL,
-    epoch INTEGER NOT NULL,
-    last_token INTEGER NOT NULL,
-    last_time INTEGER NOT NULL,
     PRIMARY KEY (namespace)
 ) STRICT, WITHOUT ROWID;
 
@@ -45,19 +40,26 @@ CREATE TABLE epochs (
     namespace TEXT NOT NULL,
     epoch INTEGER NOT NULL,
     first_position INTEGER NOT NULL,
+    first_batch INTEGER NOT NULL,
     PRIMARY KEY (namespace, epoch)
 ) STRICT, WITHOUT ROWID;
 
--- The batches that were committed: how a commit that was not answered is found again.
+-- The batches that were committed, numbered without gaps. The newest of a namespace is the head of its log.
 CREATE TABLE batches (
     namespace TEXT NOT NULL,
+    batch INTEGER NOT NULL,
     batch_id TEXT NOT NULL,
+    events INTEGER NOT NULL,
+    position INTEGER NOT NULL,
     first_position INTEGER NOT NULL,
-    last_position INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    last_token INTEGER NOT NULL,
     at INTEGER NOT NULL,
-    PRIMARY KEY (namespace, batch_id)
+    next_due INTEGER,
+    changed TEXT,
+    PRIMARY KEY (namespace, batch)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX batches_by_age ON batches (namespace, at, batch_id);
+CREATE INDEX batches_by_age ON batches (namespace, at, batch);
 
 -- Events -------------------------------------------------------------------------------------------------------------
 
@@ -146,6 +148,15 @@ CREATE TABLE sessions (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_by_due ON sessions (namespace, due_at, session_id) WHERE due_at IS NOT NULL;
 CREATE INDEX sessions_by_life ON sessions (namespace, life, session_id);
+
+-- When each live session was last heard of. Here only its beginning: heartbeats are kept in memory.
+CREATE TABLE beats (
+    namespace TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    home TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, session_id)
+) STRICT, WITHOUT ROWID;
 
 -- Locks --------------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@
 //!
 //! Failure: a store that is not there is tried again; a job that finds its row changed does nothing.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::error::Refusal;
 use crate::events::{self, Event};
 use crate::lane::{BatchRecord, Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
 use crate::locks::{self, Lock, Waiter};
+use crate::machine::{self, HashMap};
 use crate::registry::{self, Agent};
 use crate::sessions::gap::Gap;
 use crate::sessions::{self, Session};
@@ -35,6 +35,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const REQUEST_RETENTION: Duration = Duration::from_secs(3_600);
 /// Old rows are deleted this much later than they could be, so that they go many at a time.
 const LAZINESS: Duration = Duration::from_secs(60);
+/// How much later than the server that committed it this one looks at what is due.
+const HANDICAP: Duration = Duration::from_millis(300);
 /// The sweeper never looks again sooner than this.
 const BREATH: Duration = Duration::from_millis(2);
 
@@ -61,8 +63,16 @@ impl Due {
         let due = self.clone();
         Box::new(move |commit| {
             let retention = commit.head.now + events::rules::RETENTION + LAZINESS;
-            due.note(&commit.namespace, commit.next_due.unwrap_or(retention).min(retention));
+            // What another server committed it also looks after: only if it does not is there anything left to do.
+            let handicap = if commit.own { Duration::ZERO } else { HANDICAP };
+            let next = commit.next_due.unwrap_or(retention).min(retention);
+            due.note(&commit.namespace, next + handicap);
         })
+    }
+
+    /// Notes that a namespace wants to be looked at now.
+    pub fn now(&self, namespace: &Arc<str>) {
+        self.note(namespace, Time(0));
     }
 
     /// Notes that a namespace wants to be looked at, at the latest by then.
@@ -114,8 +124,8 @@ impl Sweep {
     /// Starts sweeping, until the server is draining.
     pub fn start(due: Due, store: Store, lanes: Lanes, gap: Gap, draining: CancellationToken) {
         let sweep = Sweep { due, store, lanes, gap };
-        tokio::spawn(async move {
-            tokio::select! {
+        machine::spawn(async move {
+            crate::select! {
                 () = sweep.run() => {}
                 () = draining.cancelled() => {}
             }
@@ -144,7 +154,7 @@ impl Sweep {
             futures::future::join_all(rounds).await;
             if namespaces.is_empty() {
                 let wait = wait.unwrap_or(Duration::from_secs(3_600)).max(BREATH);
-                tokio::select! {
+                crate::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = self.due.shared.earlier.notified() => {}
                 }
@@ -177,7 +187,7 @@ impl Sweep {
             first::<Agent>(Agent::BY_DUE, ROUND + 1),
             first::<Event>(Event::PRIMARY, 1),
             first::<RequestRecord>(RequestRecord::BY_AGE, 1),
-            first::<BatchRecord>(BatchRecord::BY_AGE, 1),
+            first::<BatchRecord>(BatchRecord::PRIMARY, 1),
         ];
         let (head, rows) = self
             .store
@@ -235,7 +245,9 @@ impl Sweep {
         );
         let event = decode::<Event>(rows.next())?.pop();
         let request = decode::<RequestRecord>(rows.next())?.pop().map(|row| row.at);
-        let batch = decode::<BatchRecord>(rows.next())?.pop().map(|row| row.at);
+        // The newest batch is the head, and stays.
+        let batch = decode::<BatchRecord>(rows.next())?.pop();
+        let batch = batch.filter(|row| row.batch < head.batch).map(|row| row.at);
         let (sessions, locks, waiters, tasks, workflows, agents) =
             futures::join!(sessions, locks, waiters, tasks, workflows, agents);
         let rounds = [

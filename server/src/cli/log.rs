@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 /// What a server has to say of its life.
 pub fn of_a_server() {
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter("info"))
+        .with_env_filter(filter("info,fred=error"))
         .with_writer(std::io::stderr);
     // Only a second subscriber fails, and then the first is there.
     let _first = match std::io::stderr().is_terminal() {

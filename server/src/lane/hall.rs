@@ -2,14 +2,15 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::EpochRecord;
 use super::job::{Job, internal};
 use super::queue::Queue;
 use super::table::Halt;
 use super::world::World;
-use super::{BatchRecord, EpochRecord};
 use crate::error::{Reason, Refusal};
+use crate::machine::{self, Instant};
 use crate::sessions::gap::Gap;
 use crate::store::{Head, Store, StoreError, Transaction};
 use crate::tail::Tail;
@@ -116,7 +117,8 @@ impl Hall {
             return Ok(rest);
         }
         sign(&mut world, &before);
-        let committed = self.heard(transaction.commit(world.save())).await;
+        let batch_id = machine::new_id();
+        let committed = self.heard(transaction.commit(world.save(&batch_id))).await;
         match committed {
             Ok(()) => {
                 let commit = Arc::new(world.into_commit());
@@ -205,22 +207,21 @@ impl Hall {
     }
 }
 
-/// Notes the batch, and the epoch where it is a new one.
+/// Numbers the batch, and notes its epoch where it is a new one.
 fn sign(world: &mut World, before: &Head) {
-    let first_position = before.position + 1;
-    let last_position = world.head().position;
-    let batch_id = uuid::Uuid::now_v7().to_string();
-    let at = world.now();
-    world.batches.put(BatchRecord {
-        batch_id,
-        first_position,
-        last_position,
-        at,
-    });
     let epoch = world.head().epoch;
+    let batch = before.batch + 1;
     if epoch > before.epoch {
-        world.epochs.put(EpochRecord { epoch, first_position });
+        world.epochs.put(EpochRecord {
+            epoch,
+            first_position: before.position + 1,
+            first_batch: batch,
+        });
     }
+    world.set_head(Head {
+        batch,
+        ..world.head().clone()
+    });
 }
 
 /// Answers jobs whose outcomes are committed.

@@ -17,7 +17,6 @@ mod table;
 mod table_tests;
 mod world;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -25,6 +24,7 @@ use bytes::Bytes;
 use crate::error::{Reason, Refusal};
 use crate::events::Event;
 use crate::locks::Lock;
+use crate::machine::{self, HashMap};
 use crate::registry::Agent;
 use crate::sessions::Session;
 use crate::sessions::gap::Gap;
@@ -67,19 +67,44 @@ pub struct EpochRecord {
     pub epoch: i64,
     /// The first position that was committed in it.
     pub first_position: i64,
+    /// Its first batch.
+    pub first_batch: i64,
 }
 
-/// A batch that was committed.
+/// A batch that was committed. The store writes it with every save; the newest of a namespace is its head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchRecord {
+    /// Its number in the namespace, from 1, without gaps.
+    pub batch: i64,
     /// Made by the lane that committed it.
     pub batch_id: String,
-    /// The first position of its events.
+    /// How many events it has.
+    pub events: i64,
+    /// The position of the log's last event after it.
+    pub position: i64,
+    /// The position of the oldest event that is kept.
     pub first_position: i64,
-    /// The last position of its events; one less than the first if it has none.
-    pub last_position: i64,
+    /// The epoch that it was committed in.
+    pub epoch: i64,
+    /// The greatest fencing token that was given out.
+    pub last_token: i64,
     /// When it was committed.
     pub at: Time,
+    /// When the earliest of the rows that it changed wants to be looked at again.
+    pub next_due: Option<Time>,
+    /// Which agents and sessions it changed, as [`Changed`] has them.
+    pub changed: Option<String>,
+}
+
+/// The agents and sessions that a batch changed: what replicas that did not hear of it read again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Changed {
+    /// Ids of agents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<String>,
+    /// Ids of sessions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<String>,
 }
 
 /// What a batch changed, as the tail hands it on. The rows spare those who wait a look at the store; a reader that has none
@@ -108,22 +133,26 @@ pub struct Commit {
     pub workflows: HashMap<String, Option<Arc<Workflow>>>,
     /// When the earliest of the changed rows wants to be looked at again.
     pub next_due: Option<Time>,
+    /// Whether it was committed here, by this server's lane.
+    pub own: bool,
 }
 
 impl Commit {
-    fn new(namespace: Arc<str>, head: &Head, events: Vec<Arc<Event>>) -> Commit {
+    /// A commit of another server that has changed no rows yet.
+    pub(crate) fn new(namespace: Arc<str>, head: &Head, events: Vec<Arc<Event>>) -> Commit {
         Commit {
             namespace,
             head: head.clone(),
             events,
-            agents: HashMap::new(),
-            sessions: HashMap::new(),
-            locks: HashMap::new(),
-            documents: HashMap::new(),
-            tasks: HashMap::new(),
-            payloads: HashMap::new(),
-            workflows: HashMap::new(),
+            agents: HashMap::default(),
+            sessions: HashMap::default(),
+            locks: HashMap::default(),
+            documents: HashMap::default(),
+            tasks: HashMap::default(),
+            payloads: HashMap::default(),
+            workflows: HashMap::default(),
             next_due: None,
+            own: false,
         }
     }
 }
@@ -149,7 +178,7 @@ impl Lanes {
                 store,
                 tail,
                 gap,
-                queues: Mutex::new(HashMap::new()),
+                queues: Mutex::new(HashMap::default()),
             }),
         }
     }
@@ -206,7 +235,7 @@ impl Lanes {
             self.shared.gap.clone(),
             Arc::clone(&queue),
         );
-        tokio::spawn(hall.run());
+        machine::spawn(hall.run());
         queue
     }
 }

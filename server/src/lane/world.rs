@@ -6,15 +6,16 @@
 use std::sync::Arc;
 
 use super::table::{Decision, Halt, WorkTable};
-use super::{BatchRecord, Commit, EpochRecord, RequestRecord};
+use super::{Changed, Commit, EpochRecord, RequestRecord};
 use crate::error::Refusal;
 use crate::events::{Draft, Event, EventIdRecord};
 use crate::locks::{Lock, Waiter};
+use crate::machine::HashMap;
 use crate::registry::{Agent, Offer};
-use crate::sessions::Session;
+use crate::sessions::{BeatRecord, Session};
 use crate::state::{Document, Version};
 use crate::store::row::{Corrupt, Row};
-use crate::store::{Head, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, TableRows, TableSave, Trim};
+use crate::store::{Head, Note, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, TableRows, TableSave, Trim};
 use crate::tasks::{Queue, StoredPayload, Task};
 use crate::time::Time;
 use crate::workflows::{Item, StepDefinition, StepRecord, Stretch, Transition, Workflow};
@@ -97,7 +98,7 @@ macro_rules! tables {
             }
         }
 
-        /// Every table that there is.
+        /// Every table that a batch can change, beside its own row in `batches`.
         pub const TABLES: &[&crate::store::row::Table] = &[$(<$row as Row>::TABLE,)+ Event::TABLE];
     };
 }
@@ -107,8 +108,6 @@ tables! {
     requests: RequestRecord,
     /// The epochs of the log.
     epochs: EpochRecord,
-    /// The batches that were committed.
-    batches: BatchRecord,
     /// Ids that clients gave their events.
     event_ids: EventIdRecord,
     /// Registrations.
@@ -117,6 +116,8 @@ tables! {
     offers: Offer,
     /// Lives of agents.
     sessions: Session,
+    /// When they were last heard of.
+    beats: BeatRecord,
     /// Leases.
     locks: Lock,
     /// Who waits for a lock.
@@ -250,7 +251,7 @@ impl World {
     }
 
     /// What is to be saved.
-    pub(super) fn save(&self) -> Save {
+    pub(super) fn save(&self, batch_id: &str) -> Save {
         let mut tables = self.saves();
         if !self.events.is_empty() {
             let inserts = self.events.iter().map(|event| event.columns()).collect();
@@ -265,14 +266,29 @@ impl World {
             tables,
             trims: self.trims.clone(),
             head: self.head.clone(),
+            note: Note {
+                batch_id: batch_id.to_owned(),
+                events: self.events.len() as i64,
+                next_due: self.next_due(),
+                changed: self.changed(),
+            },
         }
+    }
+
+    /// The agents and sessions that changed, if any did.
+    fn changed(&self) -> Option<String> {
+        let changed = Changed {
+            agents: self.agents.changed().map(|(key, _)| key.clone()).collect(),
+            sessions: self.sessions.changed().map(|(key, _)| key.clone()).collect(),
+        };
+        (changed != Changed::default()).then(|| serde_json::to_string(&changed).expect("lists of strings are JSON"))
     }
 
     /// What is told to the tail once it is saved.
     pub(super) fn into_commit(self) -> Commit {
         let next_due = self.next_due();
         let mut commit = Commit::new(self.namespace, &self.head, self.events);
-        fn rows<R: Row>(table: &WorkTable<R>) -> std::collections::HashMap<R::Key, Option<Arc<R>>> {
+        fn rows<R: Row>(table: &WorkTable<R>) -> HashMap<R::Key, Option<Arc<R>>> {
             table.changed().map(|(key, row)| (key.clone(), row.cloned())).collect()
         }
         commit.agents = rows(&self.agents);
@@ -283,6 +299,7 @@ impl World {
         commit.payloads = rows(&self.payloads);
         commit.workflows = rows(&self.workflows);
         commit.next_due = next_due;
+        commit.own = true;
         commit
     }
 

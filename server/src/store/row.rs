@@ -80,6 +80,8 @@ pub struct Table {
     pub key: usize,
     /// The ways into it; the first is the primary key.
     pub indexes: &'static [Index],
+    /// Whether its rows are also written beside the lane. A batch that reads one by its key keeps it as it is until the batch ends.
+    pub beside: bool,
 }
 
 impl PartialEq for Table {
@@ -133,25 +135,34 @@ pub trait Row: Clone + Send + Sync + PartialEq + 'static {
 pub trait Key: Clone + Ord + Hash + Send + Sync + std::fmt::Debug + 'static {
     /// Its columns.
     fn columns(&self) -> Vec<Value>;
+    /// The inverse of [`Key::columns`]; nothing if they hold something else.
+    fn from_columns(columns: Vec<Value>) -> Option<Self>;
 }
 
-impl Key for String {
-    fn columns(&self) -> Vec<Value> {
-        vec![self.to_value()]
-    }
+macro_rules! single_keys {
+    ($($type:ty),+) => {$(
+        impl Key for $type {
+            fn columns(&self) -> Vec<Value> {
+                vec![self.to_value()]
+            }
+            fn from_columns(mut columns: Vec<Value>) -> Option<Self> {
+                Self::from_value(columns.pop()?).filter(|_| columns.is_empty())
+            }
+        }
+    )+};
 }
-
-impl Key for i64 {
-    fn columns(&self) -> Vec<Value> {
-        vec![self.to_value()]
-    }
-}
+single_keys!(String, i64);
 
 macro_rules! tuple_keys {
     ($(($($part:ident $place:tt),+)),+) => {$(
         impl<$($part: Field + Clone + Ord + Hash + Send + Sync + std::fmt::Debug + 'static),+> Key for ($($part,)+) {
             fn columns(&self) -> Vec<Value> {
                 vec![$(self.$place.to_value()),+]
+            }
+            fn from_columns(columns: Vec<Value>) -> Option<Self> {
+                let mut columns = columns.into_iter();
+                let key = ($($part::from_value(columns.next()?)?,)+);
+                columns.next().is_none().then_some(key)
             }
         }
     )+};
@@ -349,10 +360,12 @@ const fn same(a: &str, b: &str) -> bool {
 ///     index BY_DUE = "locks_due": () -> (due_at, resource_id);
 /// }
 /// ```
-/// Every field of the struct is named. Index 0 is the primary key, `PRIMARY`.
+/// Every field of the struct is named. Index 0 is the primary key, `PRIMARY`. `#[beside]` before it: rows are also written beside the
+/// lane.
 #[macro_export]
 macro_rules! row {
     (
+        $(#[$beside:ident])?
         $type:ident: $keytype:ty = $table:literal ($($key:ident: $kt:ty),+) { $($column:ident: $ct:ty),* $(,)? }
         $(index $index:ident = $name:literal: ($($prefix:ident),*) -> ($($order:ident),+);)*
     ) => {
@@ -382,6 +395,7 @@ macro_rules! row {
                             order: &[$(position(COLUMNS, stringify!($order))),+],
                         },)*
                     ],
+                    beside: ["", $(stringify!($beside))?].len() > 1,
                 };
 
                 #[allow(unused_parens)]

@@ -6,6 +6,7 @@
 
 mod load;
 mod postgres;
+mod redis;
 mod servers;
 
 use std::path::PathBuf;
@@ -97,7 +98,7 @@ impl Scene {
     /// Two replicas on one Postgres and one Redis; nothing if there are none here.
     async fn begin() -> Option<Scene> {
         let props = Props::get().await?;
-        let urls = [Urls { redis: None, ..props.urls() }];
+        let urls = [props.urls(), props.urls()];
         Some(props.play(&urls).await)
     }
 

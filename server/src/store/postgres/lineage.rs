@@ -26,6 +26,8 @@ struct Identity {
 
 /// The history that is known, and its epoch.
 pub(super) struct Lineage {
+    /// Made with the tables.
+    store_id: String,
     epoch: AtomicI64,
     identity: Mutex<Identity>,
 }
@@ -39,8 +41,9 @@ impl Lineage {
             set_up(&client).await.map_err(failed)?;
             check_server(&client).await?;
             let identity = identify(&client).await?;
-            let epoch = settle(&mut client, &identity, true).await?;
+            let (epoch, store_id) = settle(&mut client, &identity, true).await?;
             Ok(Lineage {
+                store_id,
                 epoch: AtomicI64::new(epoch),
                 identity: Mutex::new(identity),
             })
@@ -48,6 +51,11 @@ impl Lineage {
         let lineage = lineage.await;
         driver.abort();
         lineage
+    }
+
+    /// What tells this database from others.
+    pub(super) fn store_id(&self) -> &str {
+        &self.store_id
     }
 
     /// The epoch that commits are made in.
@@ -62,7 +70,7 @@ impl Lineage {
             return Ok(());
         }
         tracing::warn!(?identity, "the database has another history than before");
-        let epoch = settle(client, &identity, false).await?;
+        let (epoch, _) = settle(client, &identity, false).await?;
         self.epoch.fetch_max(epoch, Ordering::AcqRel);
         *self.known() = identity;
         Ok(())
@@ -116,8 +124,8 @@ async fn identify(client: &Client) -> Result<Identity, StoreError> {
     }
 }
 
-/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted.
-async fn settle(client: &mut Client, identity: &Identity, migrating: bool) -> Result<i64, StoreError> {
+/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted, and the store's id.
+async fn settle(client: &mut Client, identity: &Identity, migrating: bool) -> Result<(i64, String), StoreError> {
     let transaction = client.transaction().await.map_err(failed)?;
     // Another server may be making large tables: that is waited for.
     transaction
@@ -143,29 +151,34 @@ async fn settle(client: &mut Client, identity: &Identity, migrating: bool) -> Re
         Some(epoch) if same => epoch,
         _ => raise(&transaction, identity, before).await?,
     };
+    let store_id = match meta.get("store_id") {
+        Some(store_id) => store_id.clone(),
+        None => {
+            let store_id = uuid::Uuid::new_v4().to_string();
+            note(&transaction, "store_id", &store_id).await?;
+            store_id
+        }
+    };
     transaction.commit().await.map_err(failed)?;
-    Ok(epoch)
+    Ok((epoch, store_id))
+}
+
+async fn note(transaction: &Transaction<'_>, name: &str, value: &str) -> Result<(), StoreError> {
+    let note = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    transaction.execute(note, &[&name, &value]).await.map_err(failed)?;
+    Ok(())
 }
 
 /// Notes another server, with the epoch that begins with it.
 async fn raise(transaction: &Transaction<'_>, identity: &Identity, before: Option<i64>) -> Result<i64, StoreError> {
-    let row = transaction
-        .query_one("SELECT coalesce(max(last_token), 0) FROM heads", &[])
-        .await
-        .map_err(failed)?;
+    let row = transaction.query_one(epoch::LAST_TOKEN, &[]).await.map_err(failed)?;
     let epoch = epoch::next(before, row.get(0));
     for (name, value) in [
         ("epoch", &epoch.to_string()),
         ("system", &identity.system),
         ("timeline", &identity.timeline),
     ] {
-        transaction
-            .execute(
-                "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                &[&name, value],
-            )
-            .await
-            .map_err(failed)?;
+        note(transaction, name, value).await?;
     }
     Ok(epoch)
 }

@@ -12,7 +12,7 @@ use super::sql;
 use super::value::{Parameter, read_row};
 use crate::store::action::Action;
 use crate::store::row::{Table, Value};
-use crate::store::{Columns, Head, Plan, Rows, Save, Selection, StoreError, TablePlan, TableRows};
+use crate::store::{Head, Plan, Rows, Save, Selection, StoreError, TablePlan, TableRows};
 use crate::time::Time;
 
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -21,27 +21,41 @@ pub(super) const COMMIT: &str = "COMMIT";
 /// A commit may wait for a standby for as long as that takes; ended by a timeout it would count as done without it.
 pub(super) const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
-/// Locks a namespace's head. The time is read outside of the subquery: after the lock was waited for.
-pub(super) const LOCK_HEAD: &str = "\
-    SELECT position, first_position, epoch, last_token, \
-    greatest(last_time, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
-    FROM (SELECT * FROM heads WHERE namespace = $1 FOR UPDATE) AS head";
+/// Locks a namespace. What was committed under the lock before is seen by the statements that follow, each of which looks anew.
+pub(super) const LOCK_HEAD: &str = "SELECT 1 FROM heads WHERE namespace = $1 FOR UPDATE";
 
-/// Makes the head of a new namespace. If another transaction is making it, this waits for that one's end.
-pub(super) const MAKE_HEAD: &str = "\
-    INSERT INTO heads (namespace, position, first_position, epoch, last_token, last_time) VALUES ($1, 0, 1, 0, 0, 0) \
-    ON CONFLICT (namespace) DO NOTHING";
+/// Makes a new namespace. If another transaction is making it, this waits for that one's end.
+pub(super) const MAKE_HEAD: &str = "INSERT INTO heads (namespace) VALUES ($1) ON CONFLICT (namespace) DO NOTHING";
 
-/// Reads a head, and the time in any case.
+/// Reads a head, which is the newest batch, and the time in any case.
 pub(super) const READ_HEAD: &str = "\
-    SELECT coalesce(position, 0), coalesce(first_position, 1), coalesce(epoch, 0), coalesce(last_token, 0), \
-    greatest(last_time, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
-    FROM (VALUES ($1::text)) AS asked (name) LEFT JOIN heads ON namespace = name";
+    SELECT coalesce(batch, 0), coalesce(position, 0), coalesce(first_position, 1), coalesce(epoch, 0), coalesce(last_token, 0), \
+    greatest(at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
+    FROM (VALUES (true)) AS once (asked) LEFT JOIN LATERAL \
+    (SELECT batch, position, first_position, epoch, last_token, at FROM batches WHERE namespace = $1 ORDER BY batch DESC LIMIT 1) \
+    AS head ON true";
 
 pub(super) const NAMESPACES: &str = "SELECT namespace FROM heads ORDER BY namespace";
 
+/// The newest batch of each namespace, with its epoch.
+pub(super) const HEADS: &str = "\
+    SELECT heads.namespace, newest.batch, newest.epoch, newest.position FROM heads CROSS JOIN LATERAL \
+    (SELECT batch, epoch, position FROM batches WHERE batches.namespace = heads.namespace ORDER BY batch DESC LIMIT 1) AS newest";
+
+/// Notes signs of life: `$1` namespaces, `$2` sessions, `$3` who heard them; gives those that are there and that nobody holds: a batch
+/// that holds one is deciding on it.
+pub(super) const BEAT: &str = "\
+    WITH heard AS MATERIALIZED (SELECT there.place, k.number FROM UNNEST($1::text[], $2::text[]) WITH ORDINALITY \
+    AS k(namespace, session_id, number) CROSS JOIN LATERAL (SELECT ctid AS place FROM beats \
+    WHERE namespace = k.namespace AND session_id = k.session_id OFFSET 0 FOR UPDATE SKIP LOCKED) AS there) \
+    UPDATE beats SET home = $3, at = greatest(at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
+    FROM heard WHERE beats.ctid = heard.place RETURNING heard.number";
+
+pub(super) const FIND_BATCH: &str = "SELECT 1 FROM batches WHERE namespace = $1 AND batch = $2 AND batch_id = $3";
+
 const SAVE_HEAD: &str = "\
-    UPDATE heads SET position = $2, first_position = $3, epoch = $4, last_token = $5, last_time = $6 WHERE namespace = $1";
+    INSERT INTO batches (namespace, batch, position, first_position, epoch, last_token, at, events, batch_id, next_due, changed) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 /// The texts of statements, made once.
 #[derive(Default)]
@@ -60,6 +74,8 @@ pub(super) struct Preparer<'a> {
     pub(super) client: &'a Object,
     pub(super) texts: &'a Texts,
     pub(super) namespace: &'a str,
+    /// Whether what is read is decided on: in a transaction that has the head locked.
+    pub(super) decides: bool,
 }
 
 impl<'a> Preparer<'a> {
@@ -71,6 +87,16 @@ impl<'a> Preparer<'a> {
     /// A statement whose only parameter is the namespace.
     pub(super) async fn head(&self, text: &str) -> Result<Request<'a>, Failure> {
         self.request(text, vec![Parameter::Text(self.namespace)]).await
+    }
+
+    /// Looks for the batch of a save.
+    pub(super) async fn batch(&self, save: &'a Save) -> Result<Request<'a>, Failure> {
+        let batch = [
+            Parameter::Text(self.namespace),
+            Parameter::Int(save.head.batch),
+            Parameter::Text(&save.note.batch_id),
+        ];
+        self.request(FIND_BATCH, batch.into()).await
     }
 
     async fn of_table(
@@ -96,7 +122,9 @@ impl<'a> Preparer<'a> {
         for plan in plan {
             if !plan.keys.is_empty() {
                 let keys = arrays(plan.table, 0..plan.table.key, plan.keys.iter().map(|key| key.iter()))?;
-                requests.push(self.of_table(plan.table, Action::Get, keys).await?);
+                let hold = self.decides && plan.table.beside;
+                let action = if hold { Action::GetAndHold } else { Action::Get };
+                requests.push(self.of_table(plan.table, action, keys).await?);
             }
             for (action, selections) in alike(plan) {
                 let index = &plan.table.indexes[selections[0].1.index];
@@ -144,15 +172,27 @@ impl<'a> Preparer<'a> {
             );
         }
         let Head {
+            batch,
             position,
             first_position,
             epoch,
             last_token,
             now,
         } = save.head;
-        let numbers = [position, first_position, epoch, last_token, now.0].map(Parameter::Int);
+        let numbers = [
+            batch,
+            position,
+            first_position,
+            epoch,
+            last_token,
+            now.0,
+            save.note.events,
+        ];
         let mut parameters = vec![Parameter::Text(self.namespace)];
-        parameters.extend(numbers);
+        parameters.extend(numbers.map(Parameter::Int));
+        parameters.push(Parameter::Text(&save.note.batch_id));
+        parameters.push(Parameter::MaybeInt(save.note.next_due.map(|due| due.0)));
+        parameters.push(Parameter::MaybeText(save.note.changed.as_deref()));
         requests.push(self.request(SAVE_HEAD, parameters).await?);
         Ok(requests)
     }
@@ -214,24 +254,15 @@ pub(super) fn read_plan(plan: &Plan, answers: Vec<Vec<Row>>) -> Result<Rows, Sto
         .collect()
 }
 
-/// The head in an answer; nothing if the namespace is new.
+/// The head in an answer.
 pub(super) fn read_head(answer: &[Row]) -> Option<Head> {
     let row = answer.first()?;
     Some(Head {
-        position: row.get(0),
-        first_position: row.get(1),
-        epoch: row.get(2),
-        last_token: row.get(3),
-        now: Time(row.get(4)),
+        batch: row.get(0),
+        position: row.get(1),
+        first_position: row.get(2),
+        epoch: row.get(3),
+        last_token: row.get(4),
+        now: Time(row.get(5)),
     })
-}
-
-/// The batch that is being saved, by which it is found again.
-pub(super) fn batch_of(save: &Save) -> Option<(&'static Table, &Columns)> {
-    let batches = save.tables.iter().find(|changes| changes.table.name == "batches")?;
-    batches
-        .inserts
-        .first()
-        .or(batches.upserts.first())
-        .map(|row| (batches.table, row))
 }

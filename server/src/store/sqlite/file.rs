@@ -93,8 +93,7 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<i64, StoreError> {
             })
             .optional()?
             .and_then(|epoch| epoch.parse().ok());
-        let last_token: i64 =
-            transaction.query_row("SELECT coalesce(max(last_token), 0) FROM heads", [], |row| row.get(0))?;
+        let last_token: i64 = transaction.query_row(epoch::LAST_TOKEN, [], |row| row.get(0))?;
         let epoch = epoch::next(before, last_token);
         transaction.execute(
             "INSERT INTO meta (name, value) VALUES ('epoch', ?1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
