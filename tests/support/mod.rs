@@ -1,6 +1,11 @@
 //! Servers to test against, and a stage for each test: a namespace of its own.
 
 pub mod agent;
+pub mod history;
+pub mod keeper;
+pub mod postgres;
+pub mod proxy;
+pub mod redis;
 pub mod server;
 pub mod wait;
 
