@@ -18,8 +18,10 @@ use tonic::transport::Channel;
 /// Where a test plays: a server, and a namespace that nobody else uses.
 #[derive(Clone)]
 pub struct Stage {
-    /// Which server.
+    /// Which server, or one of them.
     pub address: String,
+    /// All of them, separated by commas.
+    pub servers: String,
     /// A namespace of its own.
     pub namespace: String,
     /// A connection to the server.
@@ -50,6 +52,7 @@ impl Stage {
         let namespace = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         Stage {
             address: addresses[0].clone(),
+            servers: addresses.join(","),
             namespace,
             channel: match addresses {
                 [address] => connect(address).await,

@@ -144,9 +144,16 @@ impl Replica {
     }
 
     async fn start_at(address: String, urls: Urls, log: PathBuf) -> Replica {
-        let mut command = [binary(), "serve", "--listen", &address, "--database-url", &urls.database]
-            .map(str::to_owned)
-            .to_vec();
+        let mut command = [
+            binary(),
+            "serve",
+            "--listen",
+            &address,
+            "--database-url",
+            &urls.database,
+        ]
+        .map(str::to_owned)
+        .to_vec();
         if let Some(redis) = &urls.redis {
             command.extend(["--redis-url".to_owned(), redis.clone()]);
         }
@@ -158,7 +165,13 @@ impl Replica {
             log,
         };
         let began = Instant::now();
-        let listens = || replica.process.printed().get(before as usize..).is_some_and(|text| text.contains("listening on"));
+        let listens = || {
+            replica
+                .process
+                .printed()
+                .get(before as usize..)
+                .is_some_and(|text| text.contains("listening on"))
+        };
         while !listens() {
             let goes_on = replica.process.runs() && began.elapsed() < START;
             assert!(goes_on, "a replica does not start: {}", replica.process.printed());

@@ -16,7 +16,11 @@ async fn a_replica_that_is_killed_costs_time_and_nothing_else() {
     load.succeeds(&EVERYTHING, ENOUGH).await;
     let report = load.end().await;
     report.assert_all_is_well();
-    assert_eq!(report.sessions_lost(), 0, "agents that called another replica were there all the time");
+    assert_eq!(
+        report.sessions_lost(),
+        0,
+        "agents that called another replica were there all the time"
+    );
 }
 
 #[tokio::test]
@@ -29,5 +33,9 @@ async fn a_replica_that_stands_still_costs_time_and_nothing_else() {
     }
     let report = load.end().await;
     report.assert_all_is_well();
-    assert_eq!(report.sessions_lost(), 0, "agents that called another replica were there all the time");
+    assert_eq!(
+        report.sessions_lost(),
+        0,
+        "agents that called another replica were there all the time"
+    );
 }

@@ -128,7 +128,9 @@ async fn look(caller: &mut Caller, task_id: &str, delegated: Duration, history: 
     }
     let goes_on = matches!(task.state(), State::Pending | State::Assigned | State::Running);
     if !goes_on {
-        caller.shared.complain(format!("{task_id} ended as {:?}: {:?}", task.state(), task.error));
+        caller
+            .shared
+            .complain(format!("{task_id} ended as {:?}: {:?}", task.state(), task.error));
     }
     !goes_on
 }
@@ -193,7 +195,9 @@ impl Worker {
                 true
             }
             Answer::Refused(status) => {
-                self.caller.shared.complain(format!("RegisterAgent was refused: {status}"));
+                self.caller
+                    .shared
+                    .complain(format!("RegisterAgent was refused: {status}"));
                 false
             }
             Answer::GivenUp => false,
@@ -261,7 +265,8 @@ impl Worker {
             tokio::time::sleep(2 * SHORT).await;
         }
         let fails = job == (Job::FailFirst as u8).to_string() && attempt == 1;
-        self.say(&task_id, attempt, &assignment.attempt_token, fails, beats).await;
+        self.say(&task_id, attempt, &assignment.attempt_token, fails, beats)
+            .await;
     }
 
     /// Says the last word on an attempt.

@@ -122,7 +122,10 @@ impl Report {
         let said: Vec<_> = heard.events.iter().filter(|event| event.event_type == TYPE).collect();
         let ids: BTreeSet<&str> = said.iter().map(|event| event.event_id.as_str()).collect();
         assert_eq!(ids.len(), said.len(), "an event was heard twice");
-        let places: BTreeMap<&str, (i64, i64)> = said.iter().map(|event| (event.event_id.as_str(), event.place)).collect();
+        let places: BTreeMap<&str, (i64, i64)> = said
+            .iter()
+            .map(|event| (event.event_id.as_str(), event.place))
+            .collect();
         for (event_id, place) in &self.published {
             let at = places.get(event_id.as_str());
             assert_eq!(at, Some(place), "{event_id}, which was acknowledged at {place:?}");
