@@ -19,6 +19,7 @@ use super::hint::{MAX_MESSAGE, Seal, Sender, Word, weight};
 use super::url::Place;
 use super::{Heard, Hint};
 use crate::lane::Commit;
+use crate::machine;
 
 /// How many hints wait to be said.
 const WAITING: usize = 512;
@@ -75,7 +76,7 @@ impl Redis {
             place,
             channel: seal.channel(),
             seal,
-            me: rand::random(),
+            me: machine::random(),
             ears: Ears::default(),
             connected: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -83,7 +84,7 @@ impl Redis {
             company: AtomicU64::new(0),
         });
         let (queue, hints) = mpsc::channel(WAITING);
-        tokio::spawn(keep(Arc::clone(&shared), hints));
+        machine::spawn(keep(Arc::clone(&shared), hints));
         Redis { shared, queue }
     }
 
@@ -148,7 +149,7 @@ async fn keep(shared: Arc<Shared>, mut hints: mpsc::Receiver<Waiting>) {
                 "no Redis, so replicas look into the database instead: {why}"
             );
         }
-        if !rest(&shared, &mut hints, pause.mul_f64(rand::random_range(0.5..1.0))).await {
+        if !rest(&shared, &mut hints, pause.mul_f64(machine::random_range(0.5..1.0))).await {
             return;
         }
         pause = (pause * 2).min(PAUSES.1);
@@ -172,7 +173,7 @@ async fn connect_and_talk(shared: &Arc<Shared>, hints: &mut mpsc::Receiver<Waiti
     let mut connection = connect(&client).await?;
     within("subscribing", client.subscribe(shared.channel.as_str())).await?;
     let (own, heard) = watch::channel(0);
-    let _hearer = AbortOnDropHandle::new(tokio::spawn(hear(Arc::clone(shared), messages, own)));
+    let _hearer = AbortOnDropHandle::new(machine::spawn(hear(Arc::clone(shared), messages, own)));
     let mut speaker = Speaker {
         shared,
         client,
@@ -184,9 +185,9 @@ async fn connect_and_talk(shared: &Arc<Shared>, hints: &mut mpsc::Receiver<Waiti
     // From here on nothing is missed; before, something may have been.
     shared.ears.interrupt();
     tracing::info!(redis = %shared.place, "connected to Redis");
-    tokio::select! {
-        ended = speaker.talk(hints) => ended,
+    crate::select! {
         ended = &mut connection => Err(why(ended)),
+        ended = speaker.talk(hints) => ended,
     }
 }
 
@@ -219,7 +220,7 @@ async fn connect(client: &Client) -> Result<Connection, Ended> {
     // It listens from when it is first asked: that has to be before there is something to hear.
     let _not_yet = futures::poll!(&mut connected);
     let mut connection = AbortOnDropHandle::new(client.connect());
-    tokio::select! {
+    crate::select! {
         connected = connected => connected.map_err(|error| error.to_string())?,
         ended = &mut connection => return Err(why(ended)),
         () = sleep(4 * PATIENCE) => return Err("connecting takes too long".to_owned()),
@@ -274,20 +275,20 @@ impl Speaker<'_> {
         let mut said_by_last_tick = self.said;
         let mut together = Vec::with_capacity(PIPELINE);
         loop {
-            tokio::select! {
-                count = hints.recv_many(&mut together, PIPELINE) => {
-                    if count == 0 {
-                        return Ok(());
-                    }
-                    let hints: Vec<Hint> = together.drain(..).map(|waiting| self.shared.take(waiting)).collect();
-                    self.say(&hints).await?;
-                }
+            crate::select! {
                 _ = ticks.tick() => {
                     if *self.heard.borrow() < said_by_last_tick {
                         return Err("own words are not heard any more".to_owned());
                     }
                     self.say(&[]).await?;
                     said_by_last_tick = self.said;
+                }
+                count = hints.recv_many(&mut together, PIPELINE) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    let hints: Vec<Hint> = together.drain(..).map(|waiting| self.shared.take(waiting)).collect();
+                    self.say(&hints).await?;
                 }
             }
         }

@@ -58,7 +58,7 @@ impl Place {
     pub(super) fn config(&self) -> Config {
         let mut config = self.config.clone();
         if !self.nodes.is_empty() {
-            let server = self.nodes[rand::random_range(0..self.nodes.len())].clone();
+            let server = self.nodes[crate::machine::random_range(0..self.nodes.len())].clone();
             config.server = ServerConfig::Centralized { server };
         }
         config
