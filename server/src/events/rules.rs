@@ -94,6 +94,7 @@ pub fn forget(world: &mut World, last_expired: i64) -> Decision<bool> {
         let trim = |table, index| Trim {
             table,
             index,
+            from: Value::Int(first),
             up_to: Value::Int(up_to),
             limit,
         };
@@ -103,11 +104,13 @@ pub fn forget(world: &mut World, last_expired: i64) -> Decision<bool> {
     Ok(up_to >= last_expired)
 }
 
-/// Deletes answers to requests and notes of batches that are no longer kept, a bounded number of them.
-pub fn forget_requests(world: &mut World, before: Time) -> Decision<()> {
+/// Deletes answers to requests and notes of batches that are no longer kept, a bounded number of them: of which the oldest is from
+/// `oldest`, or from later.
+pub fn forget_requests(world: &mut World, oldest: Time, before: Time) -> Decision<()> {
     let trim = |table, index| Trim {
         table,
         index,
+        from: Value::Int(oldest.0),
         up_to: Value::Int(before.0),
         limit: TRIM_CHUNK as usize,
     };

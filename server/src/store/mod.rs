@@ -115,14 +115,17 @@ pub struct TableSave {
     pub deletes: Vec<Columns>,
 }
 
-/// Old rows to delete in bulk: the first `limit` of an index without a prefix, up to `up_to`.
+/// Old rows to delete in bulk: the first `limit` of an index without a prefix, from `from` up to `up_to`.
 #[derive(Clone, Debug)]
 pub struct Trim {
     /// The table.
     pub table: &'static Table,
     /// Which of the table's indexes; it has no prefix.
     pub index: usize,
-    /// The last value of the index's first order column to delete.
+    /// The first value of the index's first order column to delete: nothing is before it any more. What was deleted there lies in a
+    /// store's way for long.
+    pub from: Value,
+    /// The last value of that column to delete.
     pub up_to: Value,
     /// At most this many rows.
     pub limit: usize,
@@ -249,6 +252,16 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.epoch(),
             Store::Postgres(store) => store.epoch(),
+        }
+    }
+
+    /// Notes an epoch that another server commits in. A shared store commits nothing more below it: if the database that this server is
+    /// connected to has not come so far, it is an old one, and calls are told "not available" until a newer is found. No I/O.
+    pub fn heard_of(&self, epoch: i64) {
+        match self {
+            // Nobody else writes to it.
+            Store::Sqlite(_) => {}
+            Store::Postgres(store) => store.heard_of(epoch),
         }
     }
 

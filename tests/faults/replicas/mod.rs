@@ -5,9 +5,11 @@
 //! machine. They need Postgres' programs and Redis, which `scripts/test` finds or installs.
 
 mod load;
+mod old_primary;
 mod postgres;
 mod redis;
 mod servers;
+mod unanswered;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

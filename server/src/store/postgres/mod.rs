@@ -76,6 +76,7 @@ impl Shared {
         let mut answers = transaction::run(connection, &requests).await?.into_iter().skip(1);
         let head = read_head(&answers.next().unwrap_or_default());
         let head = head.ok_or_else(|| StoreError::refused("the head cannot be read"))?;
+        self.lineage.heard_of(head.epoch);
         Ok((head, read_plan(plan, answers.collect())?))
     }
 }
@@ -159,7 +160,11 @@ impl Postgres {
                     epoch: row.get(2),
                     position: row.get(3),
                 };
-                Ok(rows.iter().map(newest).collect())
+                let heads: Vec<_> = rows.iter().map(newest).collect();
+                shared
+                    .lineage
+                    .heard_of(heads.iter().map(|head| head.epoch).max().unwrap_or(0));
+                Ok(heads)
             })
             .await
         })
@@ -210,6 +215,10 @@ impl Postgres {
 
     pub(super) fn epoch(&self) -> i64 {
         self.shared.lineage.epoch()
+    }
+
+    pub(super) fn heard_of(&self, epoch: i64) {
+        self.shared.lineage.heard_of(epoch);
     }
 }
 

@@ -97,17 +97,21 @@ fn select(table: &Table, index: &Index, after: usize, backwards: bool) -> String
     )
 }
 
-/// `$2`: up to where; `$3`: how many. The places of the rows are found first, or the planner would join.
+/// `$2`: from where; `$3`: up to where; `$4`: how many. The places of the rows are found first, or the planner would join.
 fn trim(table: &Table, index: &Index) -> String {
     let name = quoted(table.name);
     let first = &table.columns[index.order[0]];
     let mut wheres = vec![
         "\"namespace\" = $1".to_owned(),
-        format!("{} <= $2::{}", quoted(first.name), type_of(first.kind)),
+        format!(
+            "{0} BETWEEN $2::{1} AND $3::{1}",
+            quoted(first.name),
+            type_of(first.kind)
+        ),
     ];
     wheres.extend(in_index(table, index));
     format!(
-        "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {name} WHERE {} ORDER BY {} LIMIT $3::bigint))",
+        "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {name} WHERE {} ORDER BY {} LIMIT $4::bigint))",
         wheres.join(" AND "),
         joined(names(table, index.order), ", ")
     )
