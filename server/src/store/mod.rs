@@ -91,7 +91,7 @@ pub type Plan = Vec<TablePlan>;
 pub type Columns = Vec<Value>;
 
 /// What was read of one table, in the order of its plan.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TableRows {
     /// The rows that exist, in any order.
     pub by_key: Vec<Columns>,

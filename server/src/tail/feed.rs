@@ -129,7 +129,11 @@ impl Feed {
         state.note(commit);
         let mut cut_off = HashSet::default();
         // Where nobody reads, nobody is looked for.
-        let events = if state.readers.is_empty() { &[][..] } else { &commit.events[..] };
+        let events = if state.readers.is_empty() {
+            &[][..]
+        } else {
+            &commit.events[..]
+        };
         for event in events {
             for key in keys_of(event) {
                 for id in state.by_key.get(&key).into_iter().flatten() {
