@@ -4,10 +4,14 @@
 //! what the callers were told can be explained by one server that never failed ([`load::Report`]). One test runs at a time: they load the
 //! machine. They need Postgres' programs and Redis, which `scripts/test` finds or installs.
 
+mod agents;
+mod disk;
 mod load;
 mod postgres;
+mod promotion;
 mod redis;
 mod servers;
+mod stalls;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -42,12 +46,15 @@ impl Props {
             eprintln!("DRUMLINE_TEST_PG_BINDIR is not set: nothing is tried");
             return None;
         }
-        let turn = TURN.lock().await;
-        Some(Props {
-            postgres: Postgres::start().await,
+        Some(Props::with(TURN.lock().await, Postgres::start().await).await)
+    }
+
+    async fn with(turn: MutexGuard<'static, ()>, postgres: Postgres) -> Props {
+        Props {
+            postgres,
             redis: Redis::start().await,
             turn,
-        })
+        }
     }
 
     /// Where replicas find them.
@@ -71,7 +78,7 @@ impl Props {
             replicas,
             postgres: self.postgres,
             redis: self.redis,
-            _place: place,
+            place,
             _turn: self.turn,
         }
     }
@@ -90,7 +97,7 @@ struct Scene {
     postgres: Postgres,
     redis: Redis,
     namespace: String,
-    _place: Place,
+    place: Place,
     _turn: MutexGuard<'static, ()>,
 }
 
