@@ -103,7 +103,11 @@ impl Kept {
     pub fn ends(&self) {
         let began = Instant::now();
         while self.runs() {
-            assert!(began.elapsed() < Duration::from_secs(30), "process {} goes on", self.pid);
+            assert!(
+                began.elapsed() < Duration::from_secs(30),
+                "process {} goes on",
+                self.pid
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

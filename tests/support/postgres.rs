@@ -41,7 +41,9 @@ impl Postgres {
     /// Starts a primary with an empty database in a directory, with settings.
     pub async fn start_in(place: Place, settings: &[&str]) -> Postgres {
         let mut postgres = Postgres::at(place);
-        postgres.settings.extend(settings.iter().map(|&setting| setting.to_owned()));
+        postgres
+            .settings
+            .extend(settings.iter().map(|&setting| setting.to_owned()));
         copy(&TEMPLATE.path().join("data"), &postgres.data());
         postgres.go().await;
         postgres
@@ -53,14 +55,20 @@ impl Postgres {
         own(standby.place.path());
         let (host, port) = address.split_once(':').expect("an address");
         let data = standby.data();
-        let arguments = ["-h", host, "-p", port, "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-D"];
+        let arguments = [
+            "-h", host, "-p", port, "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-D",
+        ];
         let mut command = as_owner(&program("pg_basebackup"));
         command.extend(arguments.map(str::to_owned));
         command.push(data.to_str().expect("a path in UTF-8").to_owned());
         run(&command);
         standby.go().await;
         let began = Instant::now();
-        while self.ask("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").await == "0" {
+        while self
+            .ask("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")
+            .await
+            == "0"
+        {
             assert!(began.elapsed() < PATIENCE, "the standby does not follow");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -176,7 +184,11 @@ impl Postgres {
         self.execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
         self.execute("SELECT pg_reload_conf()").await;
         let began = Instant::now();
-        while self.ask("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'").await == "0" {
+        while self
+            .ask("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'")
+            .await
+            == "0"
+        {
             assert!(began.elapsed() < PATIENCE, "no standby is synchronous");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -215,14 +227,31 @@ static TEMPLATE: LazyLock<Place> = LazyLock::new(|| {
     own(place.path());
     let data = place.path().join("data");
     let mut command = as_owner(&program("initdb"));
-    command.extend(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"].map(str::to_owned));
+    command.extend(
+        [
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+            "-D",
+        ]
+        .map(str::to_owned),
+    );
     command.push(data.to_str().expect("a path in UTF-8").to_owned());
     run(&command);
     place
 });
 
 fn copy(from: &Path, to: &Path) {
-    run(&["cp", "-a"].map(str::to_owned).into_iter().chain([from, to].map(|path| path.display().to_string())).collect::<Vec<_>>());
+    run(&["cp", "-a"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([from, to].map(|path| path.display().to_string()))
+        .collect::<Vec<_>>());
     own(to.parent().expect("a directory"));
 }
 
@@ -241,7 +270,11 @@ static OWNER: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
         String::from_utf8_lossy(&output.stdout).trim().parse().ok()
     };
     let ids = |user: &str| Some((id("-u", user)?, id("-g", user)?));
-    Some(ids("postgres").or_else(|| ids("nobody")).expect("a user that is not root"))
+    Some(
+        ids("postgres")
+            .or_else(|| ids("nobody"))
+            .expect("a user that is not root"),
+    )
 });
 
 /// Gives a directory to the user that Postgres runs as.

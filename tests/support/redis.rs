@@ -43,9 +43,22 @@ impl Redis {
     /// Starts it, on the same address if it was there before, and waits until it answers.
     pub async fn go(&mut self) {
         let (host, port) = self.address.split_once(':').expect("an address");
-        let arguments = ["redis-server", "--bind", host, "--port", port, "--save", "", "--appendonly", "no"];
+        let arguments = [
+            "redis-server",
+            "--bind",
+            host,
+            "--port",
+            port,
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ];
         self.process = None;
-        self.process = Some(Kept::start(&arguments.map(str::to_owned), &self.place.path().join("log")));
+        self.process = Some(Kept::start(
+            &arguments.map(str::to_owned),
+            &self.place.path().join("log"),
+        ));
         let began = Instant::now();
         while self.ask("PING").await.ok().as_deref() != Some("+PONG") {
             let goes_on = self.process().runs() && began.elapsed() < PATIENCE;

@@ -93,7 +93,13 @@ impl Tail {
     /// A tail of a test: the store's only one.
     #[cfg(test)]
     pub async fn alone(store: Store) -> Tail {
-        let tail = Tail::start(store, Bus::Local, Vec::new(), Box::new(|_| {}), CancellationToken::new());
+        let tail = Tail::start(
+            store,
+            Bus::Local,
+            Vec::new(),
+            Box::new(|_| {}),
+            CancellationToken::new(),
+        );
         tail.await.expect("a store that can be read")
     }
 

@@ -16,7 +16,6 @@ mod stalls;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::support::keeper::{Kept, Place};
@@ -151,9 +150,16 @@ impl Replica {
     }
 
     async fn start_at(address: String, urls: Urls, log: PathBuf) -> Replica {
-        let mut command = [binary(), "serve", "--listen", &address, "--database-url", &urls.database]
-            .map(str::to_owned)
-            .to_vec();
+        let mut command = [
+            binary(),
+            "serve",
+            "--listen",
+            &address,
+            "--database-url",
+            &urls.database,
+        ]
+        .map(str::to_owned)
+        .to_vec();
         if let Some(redis) = &urls.redis {
             command.extend(["--redis-url".to_owned(), redis.clone()]);
         }
@@ -165,7 +171,13 @@ impl Replica {
             log,
         };
         let began = Instant::now();
-        let listens = || replica.process.printed().get(before as usize..).is_some_and(|text| text.contains("listening on"));
+        let listens = || {
+            replica
+                .process
+                .printed()
+                .get(before as usize..)
+                .is_some_and(|text| text.contains("listening on"))
+        };
         while !listens() {
             let goes_on = replica.process.runs() && began.elapsed() < START;
             assert!(goes_on, "a replica does not start: {}", replica.process.printed());
@@ -187,14 +199,6 @@ impl Replica {
     async fn start_again(&mut self) {
         assert!(!self.process.runs());
         *self = Replica::start_at(self.address.clone(), self.urls.clone(), self.log.clone()).await;
-    }
-
-    /// Stops it in the middle of whatever it does, for so long.
-    async fn pause(&self, length: Duration) {
-        self.process.signal(Signal::STOP);
-        tokio::time::sleep(length).await;
-        assert!(self.process.is_stopped(), "it was stopped all the time");
-        self.process.signal(Signal::CONT);
     }
 }
 

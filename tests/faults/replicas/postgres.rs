@@ -22,7 +22,10 @@ async fn a_postgres_that_is_killed_loses_nothing_that_was_acknowledged() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_nothing_changed(&load, killed, load.now());
     scene.postgres.go().await;
-    assert!(scene.postgres.printed().contains("was interrupted"), "it had to recover");
+    assert!(
+        scene.postgres.printed().contains("was interrupted"),
+        "it had to recover"
+    );
     let took = load.succeeds(&EVERYTHING, ENOUGH).await;
     eprintln!("{took:.2?} after Postgres was there again, everything had succeeded {ENOUGH} times");
     let report = load.end().await;

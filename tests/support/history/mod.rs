@@ -121,7 +121,12 @@ where
         let _ = found.send(WGLChecker::<Ending<M>>::is_linearizable(History::from_actions(actions)));
     });
     let found = finding.recv_timeout(PATIENCE);
-    found.unwrap_or_else(|error| panic!("the history of {what}, {} operations, was not decided: {error}", history.len()))
+    found.unwrap_or_else(|error| {
+        panic!(
+            "the history of {what}, {} operations, was not decided: {error}",
+            history.len()
+        )
+    })
 }
 
 /// An object whose history ends: then whatever was never answered can be said not to have happened. Before that it counts only where it

@@ -95,7 +95,10 @@ fn a_read_of_what_was_overwritten_is_found() {
     let read = |sent, answered| at(sent, answered, OnDocument::Get(Some((1, 7))));
     let [first, second] = writes;
     assert!(!fits::<Document>(&[first.clone(), second.clone(), read(4, 5)]));
-    assert!(fits::<Document>(&[first, second, read(2, 5)]), "it may have been before the write");
+    assert!(
+        fits::<Document>(&[first, second, read(2, 5)]),
+        "it may have been before the write"
+    );
 }
 
 #[test]
@@ -126,7 +129,10 @@ fn what_was_not_answered_may_have_happened_or_not() {
     let late = at(4, 5, OnDocument::Get(Some((1, 7))));
     assert!(fits::<Document>(&[unknown.clone(), read(None), late]), "it may be late");
     let gone = at(4, 5, OnDocument::Get(None));
-    assert!(!fits::<Document>(&[unknown.clone(), read(Some((1, 7))), gone]), "but it stays");
+    assert!(
+        !fits::<Document>(&[unknown.clone(), read(Some((1, 7))), gone]),
+        "but it stays"
+    );
     assert!(!fits::<Document>(&[unknown, read(Some((1, 8)))]));
 }
 
@@ -191,9 +197,15 @@ fn a_refusal_without_a_reason_is_found() {
     assert!(!fits::<Lock>(&[by_somebody.clone()]));
     assert!(fits::<Lock>(&[at(0, 1, granted("a", 1)), by_somebody]));
     assert!(!fits::<Lock>(&[at(0, 1, held("a"))]));
-    assert!(fits::<Lock>(&[at(0, None, acquire("a", Acquired::Unknown)), at(0, 1, held("a"))]));
+    assert!(fits::<Lock>(&[
+        at(0, None, acquire("a", Acquired::Unknown)),
+        at(0, 1, held("a"))
+    ]));
     assert!(!fits::<Lock>(&[at(0, 1, granted("a", 1)), at(2, 3, held("c"))]));
-    assert!(!fits::<Lock>(&[at(0, 1, granted("a", 1)), at(2, 3, release(1, Shown::Stale))]));
+    assert!(!fits::<Lock>(&[
+        at(0, 1, granted("a", 1)),
+        at(2, 3, release(1, Shown::Stale))
+    ]));
     assert!(!fits::<Lock>(&[at(0, 1, granted("a", 1)), at(2, 3, OnLock::Get(None))]));
 }
 
@@ -203,7 +215,10 @@ fn two_results_are_found() {
     let with = |more: [Recorded<OnTask>; 2]| [begin.to_vec(), more.to_vec()].concat();
     let late = at(4, 5, complete(1, 7, Said::Recorded));
     let current = at(4, 5, complete(2, 8, Said::Recorded));
-    assert!(!fits::<Task>(&with([late.clone(), current.clone()])), "attempt 1 was over");
+    assert!(
+        !fits::<Task>(&with([late.clone(), current.clone()])),
+        "attempt 1 was over"
+    );
     let refused = at(4, 5, complete(1, 7, Said::Stale));
     assert!(fits::<Task>(&with([refused.clone(), current.clone()])));
     assert!(fits::<Task>(&with([current.clone(), current.clone()])), "said twice");
@@ -231,7 +246,11 @@ fn an_attempt_that_is_over_says_nothing_more() {
         result: None,
         outcome: Said::Recorded,
     };
-    let next = [at(3, 4, failed), at(0, 5, assign(2)), at(6, 7, complete(2, 8, Said::Recorded))];
+    let next = [
+        at(3, 4, failed),
+        at(0, 5, assign(2)),
+        at(6, 7, complete(2, 8, Said::Recorded)),
+    ];
     assert!(fits::<Task>(&[begin.to_vec(), next.to_vec()].concat()));
 }
 
@@ -265,8 +284,16 @@ fn a_long_history_of_many_callers_is_decided() {
     let mut history = Vec::new();
     for version in 1..=400_u64 {
         let expected = i64::try_from(version).expect("few") - 1;
-        history.push(at(version, version + 3, put(expected, version, Outcome::Made(expected + 1))));
-        history.push(at(version, version + 3, put(expected, 1_000, Outcome::Conflict(expected + 1))));
+        history.push(at(
+            version,
+            version + 3,
+            put(expected, version, Outcome::Made(expected + 1)),
+        ));
+        history.push(at(
+            version,
+            version + 3,
+            put(expected, 1_000, Outcome::Conflict(expected + 1)),
+        ));
         if version % 40 == 0 {
             history.push(at(version, None, put(-1, version, Outcome::Unknown)));
         }
@@ -283,7 +310,9 @@ fn by_trying<S: Specification>(state: &S::State, left: &[Recorded<S::Operation>]
     }
     (0..left.len()).any(|next| {
         // It cannot be the next if another was answered before it was sent.
-        let too_late = left.iter().any(|other| other.answered.is_some_and(|answered| answered < left[next].sent));
+        let too_late = left
+            .iter()
+            .any(|other| other.answered.is_some_and(|answered| answered < left[next].sent));
         let (fits, after) = S::apply(&left[next].operation, state);
         let mut rest = left.to_vec();
         rest.remove(next);
@@ -305,7 +334,10 @@ fn any_put() -> impl Strategy<Value = OnDocument> {
 }
 
 fn any_operation() -> impl Strategy<Value = OnDocument> {
-    prop_oneof![any_put(), prop::option::of((1..3_i64, 0..2_u64)).prop_map(OnDocument::Get)]
+    prop_oneof![
+        any_put(),
+        prop::option::of((1..3_i64, 0..2_u64)).prop_map(OnDocument::Get)
+    ]
 }
 
 proptest! {

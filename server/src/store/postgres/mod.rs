@@ -9,6 +9,7 @@
 mod connection;
 mod lineage;
 mod pipeline;
+mod raw;
 mod sql;
 mod statements;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use super::step::{self, Step, ask};
 use super::{Head, Newest, Plan, Rows, Save, StoreError};
 use connection::{Connection, Failure, patiently};
 use lineage::Lineage;
+pub use raw::{Raw, RawSession};
 use statements::{BEAT, BEGIN_SNAPSHOT, COMMIT, HEADS, NAMESPACES, Preparer, READ_HEAD, Texts, read_head, read_plan};
 
 /// How many connections write. More only add latency: what limits a server is its log, which they share.

@@ -91,7 +91,11 @@ async fn hear(caller: &Caller, heard: &mut Heard, cursor: &mut String) -> Result
         "" => v1::subscribe_request::Start::Beginning(true),
         cursor => v1::subscribe_request::Start::Cursor(cursor.to_owned()),
     };
-    let event_types = if heard.hears_all { Vec::new() } else { vec![TYPE.to_owned()] };
+    let event_types = if heard.hears_all {
+        Vec::new()
+    } else {
+        vec![TYPE.to_owned()]
+    };
     let request = v1::SubscribeRequest {
         namespace: caller.shared.namespace.clone(),
         filter: Some(v1::EventFilter {

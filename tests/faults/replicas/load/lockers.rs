@@ -166,13 +166,16 @@ impl Locker {
             fencing_token: lease.token,
             ..Default::default()
         };
-        let renewing = self
-            .caller
-            .call(lease.patience, Duration::ZERO, &request, |channel, request| async move {
+        let renewing = self.caller.call(
+            lease.patience,
+            Duration::ZERO,
+            &request,
+            |channel, request| async move {
                 v1::lock_service_client::LockServiceClient::new(channel)
                     .renew_lock(request)
                     .await
-            });
+            },
+        );
         let called = renewing.await;
         if matches!(called.answer, Answer::Done(_)) {
             lease.counted = called.sent;
@@ -188,13 +191,16 @@ impl Locker {
             fencing_token: lease.token,
             ..Default::default()
         };
-        let releasing = self
-            .caller
-            .call(lease.patience, Duration::ZERO, &request, |channel, request| async move {
+        let releasing = self.caller.call(
+            lease.patience,
+            Duration::ZERO,
+            &request,
+            |channel, request| async move {
                 v1::lock_service_client::LockServiceClient::new(channel)
                     .release_lock(request)
                     .await
-            });
+            },
+        );
         let called = releasing.await;
         self.shown(lease.token, true, &called);
     }
@@ -282,7 +288,13 @@ impl Locker {
     }
 
     /// Notes an operation, and one more of unknown outcome where a try of it may have been carried out besides.
-    fn note<O: PartialEq, R>(&mut self, operation: impl Fn(O) -> Operation, outcome: O, unknown: O, called: &Called<R>) {
+    fn note<O: PartialEq, R>(
+        &mut self,
+        operation: impl Fn(O) -> Operation,
+        outcome: O,
+        unknown: O,
+        called: &Called<R>,
+    ) {
         let is_unknown = outcome == unknown;
         let is_refused = matches!(called.answer, Answer::Refused(_));
         if !is_unknown {

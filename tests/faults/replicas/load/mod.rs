@@ -233,7 +233,14 @@ impl Load {
         for work in self.callers.drain(..) {
             notes.add(ended(work).await);
         }
-        let last = self.shared.successes.lock().expect("no panic").iter().filter_map(|one| one.place).max();
+        let last = self
+            .shared
+            .successes
+            .lock()
+            .expect("no panic")
+            .iter()
+            .filter_map(|one| one.place)
+            .max();
         self.shared.end.set(last.unwrap_or_default()).expect("the first end");
         for work in self.helpers.drain(..) {
             notes.add(ended(work).await);

@@ -119,6 +119,7 @@ impl Report {
         }
     }
 
+<<<<<<< HEAD
     /// Fails unless each listener was told that what it had heard last was lost, if it was, heard nothing before that twice, and then heard
     /// everything that was kept: all that was acknowledged in `epoch`, which began at this position, or before that position. Gives how
     /// many events had been acknowledged that were not kept.
@@ -147,6 +148,19 @@ impl Report {
                 ..heard.clone()
             };
             assert_heard_by(&again, &kept);
+=======
+    fn assert_heard_by(&self, heard: &Heard) {
+        let said: Vec<_> = heard.events.iter().filter(|event| event.event_type == TYPE).collect();
+        let ids: BTreeSet<&str> = said.iter().map(|event| event.event_id.as_str()).collect();
+        assert_eq!(ids.len(), said.len(), "an event was heard twice");
+        let places: BTreeMap<&str, (i64, i64)> = said
+            .iter()
+            .map(|event| (event.event_id.as_str(), event.place))
+            .collect();
+        for (event_id, place) in &self.published {
+            let at = places.get(event_id.as_str());
+            assert_eq!(at, Some(place), "{event_id}, which was acknowledged at {place:?}");
+>>>>>>> main
         }
         self.published.len() - kept.len()
     }

@@ -135,7 +135,13 @@ impl Swapper {
     }
 
     /// Notes what came of a write, and one more of unknown outcome where a try of it may have been carried out besides.
-    fn wrote<R>(&mut self, expected: Option<i64>, content: Option<u64>, made: Option<(i64, String)>, called: &Called<R>) {
+    fn wrote<R>(
+        &mut self,
+        expected: Option<i64>,
+        content: Option<u64>,
+        made: Option<(i64, String)>,
+        called: &Called<R>,
+    ) {
         let outcome = match &called.answer {
             Answer::Done(_) => {
                 let (version, cursor) = made.expect("an answer");
