@@ -63,12 +63,23 @@ async fn a_task_is_in_other_hands_in_time_when_its_agent_dies_on_another_replica
     let Some(scene) = Scene::begin().await else { return };
     let stages = [stage(&scene, 0).await, stage(&scene, 1).await];
     let log = scene.place.path().join("agent");
-    let command = ["agent", "exec", "--capability", "work", "--agent-id", "mortal", "--server"];
+    let command = [
+        "agent",
+        "exec",
+        "--capability",
+        "work",
+        "--agent-id",
+        "mortal",
+        "--server",
+    ];
     let mut command: Vec<String> = [binary()].into_iter().chain(command).map(str::to_owned).collect();
     command.push(scene.replicas[0].url());
     command.extend(["--namespace", &scene.namespace, "--", "sleep", "30"].map(str::to_owned));
     let mortal = Kept::start(&command, &log);
-    until("its registration", || async { find_agent(&stages[1], "mortal").await.is_ok() }).await;
+    until("its registration", || async {
+        find_agent(&stages[1], "mortal").await.is_ok()
+    })
+    .await;
     delegate(&stages[1], "t").await;
     until("its begin", || runs_at(&stages[1], "t", "mortal")).await;
     let (go, begun) = (Arc::new(Notify::new()), Arc::new(AtomicI32::new(0)));
@@ -82,7 +93,10 @@ async fn a_task_is_in_other_hands_in_time_when_its_agent_dies_on_another_replica
     assert!(took < SOON, "{took:?}");
     assert_eq!(begun.load(Ordering::SeqCst), 1);
     go.notify_one();
-    until("its end", || async { find_task(&stages[0], "t").await.state() == State::Completed }).await;
+    until("its end", || async {
+        find_task(&stages[0], "t").await.state() == State::Completed
+    })
+    .await;
     soon("the agent's end", heir.stop()).await.expect("it ends");
 }
 
@@ -97,7 +111,13 @@ async fn a_task_is_in_other_hands_in_time_when_its_agent_is_cut_off_from_its_rep
     delegate(&stage, "t").await;
     until("its begin", || runs_at(&stage, "t", "cut-off")).await;
     let (other_go, other_begun) = (Arc::new(Notify::new()), Arc::new(AtomicI32::new(0)));
-    let heir = agent(&client(&scene, &[scene.replicas[1].url()]).await, "heir", &other_go, &other_begun).await;
+    let heir = agent(
+        &client(&scene, &[scene.replicas[1].url()]).await,
+        "heir",
+        &other_go,
+        &other_begun,
+    )
+    .await;
 
     // What it hears does not come any more, though what it says still arrives.
     proxy.back().stall();
@@ -107,7 +127,10 @@ async fn a_task_is_in_other_hands_in_time_when_its_agent_is_cut_off_from_its_rep
     eprintln!("it was in other hands {took:.2?} after the line was cut");
     assert!(took < SOON, "{took:?}");
     other_go.notify_one();
-    until("its end", || async { find_task(&stage, "t").await.state() == State::Completed }).await;
+    until("its end", || async {
+        find_task(&stage, "t").await.state() == State::Completed
+    })
+    .await;
     let task = find_task(&stage, "t").await;
     assert_eq!((task.attempt, task.agent_id.as_str()), (2, "heir"));
     proxy.back().heal();
@@ -127,7 +150,15 @@ async fn agents_go_on_through_another_replica_when_theirs_dies() {
         // Half of them begin on each replica.
         let mut addresses = scene.addresses();
         addresses.rotate_left(number % 2);
-        agents.push(agent(&client(&scene, &addresses).await, &format!("agent-{number}"), &go, &begun).await);
+        agents.push(
+            agent(
+                &client(&scene, &addresses).await,
+                &format!("agent-{number}"),
+                &go,
+                &begun,
+            )
+            .await,
+        );
         delegate(&stage, &format!("t{number}")).await;
     }
     until("all at work", || async { begun.load(Ordering::SeqCst) == 4 }).await;
@@ -148,7 +179,10 @@ async fn agents_go_on_through_another_replica_when_theirs_dies() {
     }
     for number in 0..AGENTS {
         let id = format!("t{number}");
-        until("its end", || async { find_task(&stage, &id).await.state() == State::Completed }).await;
+        until("its end", || async {
+            find_task(&stage, &id).await.state() == State::Completed
+        })
+        .await;
         assert_eq!(find_task(&stage, &id).await.attempt, 1, "{id} was not begun again");
         let agent = find_agent(&stage, &format!("agent-{number}")).await.expect("an agent");
         assert_eq!(agent.session_incarnation, 1, "agent-{number} was not away");

@@ -48,7 +48,10 @@ async fn a_disk_that_is_full_stops_changes_and_loses_nothing_that_was_acknowledg
     let full = load.now();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let changes = load.count(Kind::Lock, full, load.now());
-    eprintln!("{changes} locks were granted on a full disk; Postgres runs: {}", postgres.runs());
+    eprintln!(
+        "{changes} locks were granted on a full disk; Postgres runs: {}",
+        postgres.runs()
+    );
     std::fs::remove_file(&ballast).expect("it was there");
     if !scene.postgres.runs() {
         scene.postgres.go().await;

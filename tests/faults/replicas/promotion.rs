@@ -56,7 +56,11 @@ async fn refusal_of(scene: &Scene, cursor: &str) -> tonic::Status {
         after_cursor: cursor.to_owned(),
         ..Default::default()
     };
-    stage.events().list_events(request).await.expect_err("the cursor is lost")
+    stage
+        .events()
+        .list_events(request)
+        .await
+        .expect_err("the cursor is lost")
 }
 
 #[tokio::test]
@@ -79,7 +83,11 @@ async fn an_asynchronous_standby_that_is_promoted_says_what_was_lost_and_gives_n
     scene.postgres.kill();
     link.reset();
     promote(&standby, &doors).await;
-    load.succeeds(&[Kind::Lock, Kind::Guarded, Kind::Swap, Kind::Publish, Kind::Receive], ENOUGH).await;
+    load.succeeds(
+        &[Kind::Lock, Kind::Guarded, Kind::Swap, Kind::Publish, Kind::Receive],
+        ENOUGH,
+    )
+    .await;
 
     let refusal = refusal_of(&scene, &lost).await;
     assert_eq!(reason_of(&refusal), "CURSOR_OUT_OF_RANGE");

@@ -43,5 +43,9 @@ async fn a_replica_that_stands_still_costs_time_and_nothing_else() {
     }
     let report = load.end().await;
     report.assert_all_is_well();
-    assert_eq!(report.sessions_lost(), 0, "agents that called another replica were there all the time");
+    assert_eq!(
+        report.sessions_lost(),
+        0,
+        "agents that called another replica were there all the time"
+    );
 }

@@ -47,7 +47,11 @@ async fn try_everything(scene: Scene, proxy: &Proxy) {
     }
     let report = load.end().await;
     report.assert_all_is_well();
-    assert_eq!(report.sessions_lost(), 0, "agents that called another replica were there all the time");
+    assert_eq!(
+        report.sessions_lost(),
+        0,
+        "agents that called another replica were there all the time"
+    );
 }
 
 #[tokio::test]

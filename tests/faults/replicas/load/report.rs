@@ -119,7 +119,6 @@ impl Report {
         }
     }
 
-<<<<<<< HEAD
     /// Fails unless each listener was told that what it had heard last was lost, if it was, heard nothing before that twice, and then heard
     /// everything that was kept: all that was acknowledged in `epoch`, which began at this position, or before that position. Gives how
     /// many events had been acknowledged that were not kept.
@@ -130,37 +129,36 @@ impl Report {
         for heard in &self.notes.listened {
             let lost_begin = heard.events.iter().position(|event| !is_kept(event.place));
             let gap = heard.gaps.first();
-            assert_eq!(gap.is_some(), lost_begin.is_some(), "told that something was lost: {gap:?}");
+            assert_eq!(
+                gap.is_some(),
+                lost_begin.is_some(),
+                "told that something was lost: {gap:?}"
+            );
             let Some(gap) = gap else {
                 assert_in_order(heard, &heard.events);
                 assert_heard_by(heard, &kept);
                 continue;
             };
-            assert_eq!((gap.problem.as_str(), heard.gaps.len()), ("LOST", 1), "{:?}", heard.gaps);
+            assert_eq!(
+                (gap.problem.as_str(), heard.gaps.len()),
+                ("LOST", 1),
+                "{:?}",
+                heard.gaps
+            );
             assert!(!is_kept(place_of(&gap.cursor)), "{gap:?} was kept");
             let (before, after) = heard.events.split_at(gap.after);
             assert_in_order(heard, before);
             assert_in_order(heard, after);
-            assert!(after.iter().all(|event| is_kept(event.place)), "what was lost is not heard again");
+            assert!(
+                after.iter().all(|event| is_kept(event.place)),
+                "what was lost is not heard again"
+            );
             // Whoever begins again at the earliest position hears everything.
             let again = Heard {
                 events: after.to_vec(),
                 ..heard.clone()
             };
             assert_heard_by(&again, &kept);
-=======
-    fn assert_heard_by(&self, heard: &Heard) {
-        let said: Vec<_> = heard.events.iter().filter(|event| event.event_type == TYPE).collect();
-        let ids: BTreeSet<&str> = said.iter().map(|event| event.event_id.as_str()).collect();
-        assert_eq!(ids.len(), said.len(), "an event was heard twice");
-        let places: BTreeMap<&str, (i64, i64)> = said
-            .iter()
-            .map(|event| (event.event_id.as_str(), event.place))
-            .collect();
-        for (event_id, place) in &self.published {
-            let at = places.get(event_id.as_str());
-            assert_eq!(at, Some(place), "{event_id}, which was acknowledged at {place:?}");
->>>>>>> main
         }
         self.published.len() - kept.len()
     }
@@ -181,14 +179,20 @@ impl Report {
             for (_, answered, token) in &grants {
                 let later = grants.iter().filter(|(sent, ..)| sent > answered);
                 let lowest = later.map(|grant| grant.2).min();
-                assert!(lowest.is_none_or(|lowest| lowest > *token), "{resource}: {lowest:?} after {token}");
+                assert!(
+                    lowest.is_none_or(|lowest| lowest > *token),
+                    "{resource}: {lowest:?} after {token}"
+                );
             }
         }
     }
 
     /// The complaints that do not say this.
     pub fn complaints_without(&self, text: &str) -> Vec<&String> {
-        self.complaints.iter().filter(|complaint| !complaint.contains(text)).collect()
+        self.complaints
+            .iter()
+            .filter(|complaint| !complaint.contains(text))
+            .collect()
     }
 }
 
