@@ -61,7 +61,7 @@ fn is_in_order(found: &Value) {
 /// Runs a bench against a stage's server, in the stage's namespace.
 async fn bench_at(stage: &Stage, workload: &str) -> Value {
     let mut arguments: Vec<&str> = workload.split(' ').collect();
-    arguments.extend(["--server", &stage.address, "--namespace", &stage.namespace]);
+    arguments.extend(["--server", &stage.servers, "--namespace", &stage.namespace]);
     bench(&arguments).await
 }
 
@@ -128,11 +128,14 @@ async fn callers_are_spread_over_all_servers() {
 
 #[tokio::test]
 async fn the_store_is_measured_without_a_server_and_left_as_it_was() {
-    for composition in server::compositions() {
+    for composition in [Composition::Sqlite, Composition::Postgres] {
+        if !server::compositions().contains(&composition) {
+            continue;
+        }
         let directory = tempfile::tempdir().expect("a directory");
         let url = match composition {
             Composition::Sqlite => format!("sqlite:{}", directory.path().display()),
-            Composition::Postgres => server::new_database(),
+            _ => server::new_database(),
         };
         let found = bench(&["store", "--callers", "4", "--operations", "20", "--database-url", &url]).await;
         for part in [
@@ -154,7 +157,7 @@ async fn the_store_is_measured_without_a_server_and_left_as_it_was() {
                 let left = std::fs::read_dir(directory.path()).expect("readable").count();
                 assert_eq!(left, 0, "the file that was measured with is gone");
             }
-            Composition::Postgres => assert_eq!(tables(&url).await, 0, "the table that was measured with is gone"),
+            _ => assert_eq!(tables(&url).await, 0, "the table that was measured with is gone"),
         }
     }
 }

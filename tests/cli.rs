@@ -11,7 +11,7 @@ use crate::support::wait::{soon, until};
 use crate::support::{Stage, reason};
 
 async fn stage() -> Stage {
-    Stage::new(&server::shared(Composition::Sqlite)).await
+    Stage::over(&server::shared(Composition::Sqlite)).await
 }
 
 /// The binary, told where the stage is. Nothing of the test's own surroundings changes what it does.
