@@ -39,29 +39,22 @@ pub async fn await_task(
     check.finish()?;
     let until = Instant::now() + context.patience(wait);
     loop {
-        let feed = app.tail.feed(&context.namespace).await?;
+        // The feed may be behind what other servers have committed: what it has not handed on yet is in the row, or still comes.
+        let feed = app.tail.feed_as_it_is(&context.namespace).await?;
         let mut changes = feed.subscribe(Filter::about("task.**", &task_id));
         let (head, whole) = convert::read(&app.store, &context.namespace, &task_id).await?;
-        let mut seen = head.position;
         let mut whole = whole.ok_or_else(|| convert::not_found(&task_id))?;
         if whole.task.state.is_ended() || Instant::now() >= until {
-            return Ok(v1::AwaitTaskResponse {
-                task: Some(whole.to_proto()),
-            });
+            return Ok(answer(&whole));
         }
         loop {
             crate::select! {
-                // Where the wait is over, it was cut off, or what a commit left is not known here, the store is read again.
+                // Listening ends where the wait does, where it was cut off, and where the task may have ended.
                 change = timeout_at(until, changes.next()) => match change {
-                    Ok(Some(change)) if change.event.position <= seen => {}
+                    Ok(Some(change)) if change.event.position <= head.position => {}
                     Ok(Some(change)) => match hint(&change, &task_id, &whole) {
-                        Some((position, next)) => {
-                            (seen, whole) = (position, next);
-                            if whole.task.state.is_ended() {
-                                let task = Some(whole.to_proto());
-                                return Ok(v1::AwaitTaskResponse { task });
-                            }
-                        }
+                        Some((_, next)) if next.task.state.is_ended() => return Ok(answer(&next)),
+                        Some((_, next)) => whole = next,
                         None => break,
                     },
                     _ => break,
@@ -69,6 +62,12 @@ pub async fn await_task(
                 () = app.draining.cancelled() => return Err(stream::draining(&feed.cursor(feed.position()))),
             }
         }
+    }
+}
+
+fn answer(whole: &Whole) -> v1::AwaitTaskResponse {
+    v1::AwaitTaskResponse {
+        task: Some(whole.to_proto()),
     }
 }
 
