@@ -33,6 +33,10 @@ pub struct ServeArgs {
     /// Keep the data in this database: sqlite:DIR or postgres://…
     #[arg(long, env = "DRUMLINE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
+    /// Tell the other servers over the same database through this Redis what was committed: redis://…, rediss://…, redis-sentinel://…
+    /// or redis-cluster://…
+    #[arg(long, env = "DRUMLINE_REDIS_URL", value_name = "URL", hide_env_values = true)]
+    redis_url: Option<String>,
     /// Listen on this address
     #[arg(long, env = "DRUMLINE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7400")]
     listen: SocketAddr,
@@ -76,7 +80,18 @@ pub async fn run(args: ServeArgs) -> Result<(), ServeError> {
     }
     let backend = Backend::choose(args.data_dir, args.ephemeral, args.database_url).map_err(ServeError::Config)?;
     let (store, place) = open(&backend).await?;
-    let app = App::start(store, Bus::Local, Limits::default()).await?;
+    let bus = match &args.redis_url {
+        Some(url) if store.is_shared() => {
+            Bus::redis(url, store.id()).map_err(|error| ServeError::Config(error.to_string()))?
+        }
+        Some(_) => {
+            return Err(ServeError::Config(
+                "--redis-url is for servers that share a Postgres database".into(),
+            ));
+        }
+        None => Bus::Local,
+    };
+    let app = App::start(store, bus, Limits::default()).await?;
     let listener = server::listen(args.listen).map_err(|error| ServeError::Listen(args.listen, error))?;
     let address = listener
         .local_addr()

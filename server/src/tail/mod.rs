@@ -90,6 +90,19 @@ impl Tail {
         Ok(tail)
     }
 
+    /// A tail of a test: the store's only one.
+    #[cfg(test)]
+    pub async fn alone(store: Store) -> Tail {
+        let tail = Tail::start(
+            store,
+            Bus::Local,
+            Vec::new(),
+            Box::new(|_| {}),
+            CancellationToken::new(),
+        );
+        tail.await.expect("a store that can be read")
+    }
+
     /// The feed of a namespace. It has handed on what was committed before this is called, by any server.
     ///
     /// # Errors

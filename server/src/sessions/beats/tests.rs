@@ -37,6 +37,7 @@ fn commit(session: Session) -> Commit {
         payloads: HashMap::default(),
         workflows: HashMap::default(),
         next_due: None,
+        own: true,
     }
 }
 

@@ -57,6 +57,7 @@ fn commit_of(world: &World, only: Option<&str>) -> Commit {
         payloads: HashMap::default(),
         workflows: HashMap::default(),
         next_due: None,
+        own: true,
     }
 }
 
