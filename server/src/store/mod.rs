@@ -14,6 +14,8 @@ mod action;
 mod epoch;
 mod migrations;
 mod postgres;
+#[cfg(test)]
+pub mod simulated;
 mod sqlite;
 mod step;
 #[cfg(test)]
@@ -211,6 +213,9 @@ pub enum Store {
     Sqlite(Sqlite),
     /// A Postgres server.
     Postgres(Postgres),
+    /// A database in memory, for simulations.
+    #[cfg(test)]
+    Simulated(simulated::Simulated),
 }
 
 /// An open transaction that has the head of its namespace locked. Dropped, it is rolled back.
@@ -219,6 +224,9 @@ pub enum Transaction {
     Sqlite(sqlite::Transaction),
     /// On Postgres.
     Postgres(postgres::Transaction),
+    /// In memory.
+    #[cfg(test)]
+    Simulated(simulated::Transaction),
 }
 
 impl Store {
@@ -233,6 +241,11 @@ impl Store {
                 let (transaction, head, rows) = store.begin(namespace, plan).await?;
                 Ok((Transaction::Postgres(transaction), head, rows))
             }
+            #[cfg(test)]
+            Store::Simulated(store) => {
+                let (transaction, head, rows) = store.begin(namespace, plan).await?;
+                Ok((Transaction::Simulated(transaction), head, rows))
+            }
         }
     }
 
@@ -241,6 +254,8 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.read(namespace, plan).await,
             Store::Postgres(store) => store.read(namespace, plan).await,
+            #[cfg(test)]
+            Store::Simulated(store) => store.read(namespace, plan).await,
         }
     }
 
@@ -249,12 +264,19 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.epoch(),
             Store::Postgres(store) => store.epoch(),
+            #[cfg(test)]
+            Store::Simulated(store) => store.epoch(),
         }
     }
 
     /// Whether other servers may be working over it.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Store::Postgres(_))
+        match self {
+            Store::Sqlite(_) => false,
+            Store::Postgres(_) => true,
+            #[cfg(test)]
+            Store::Simulated(store) => store.is_shared(),
+        }
     }
 
     /// What tells a shared store from others; empty for one that nobody shares.
@@ -262,12 +284,18 @@ impl Store {
         match self {
             Store::Sqlite(_) => "",
             Store::Postgres(store) => store.id(),
+            #[cfg(test)]
+            Store::Simulated(_) => "",
         }
     }
 
     /// The newest batch of each namespace.
     pub async fn heads(&self) -> Result<Vec<Newest>, StoreError> {
         if let Store::Postgres(store) = self {
+            return store.heads().await;
+        }
+        #[cfg(test)]
+        if let Store::Simulated(store) = self {
             return store.heads().await;
         }
         let mut heads = Vec::new();
@@ -289,6 +317,8 @@ impl Store {
         match self {
             Store::Sqlite(_) => Ok(vec![true; beats.len()]),
             Store::Postgres(store) => store.beat(beats, home).await,
+            #[cfg(test)]
+            Store::Simulated(store) => store.beat(beats, home).await,
         }
     }
 
@@ -297,6 +327,8 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.namespaces().await,
             Store::Postgres(store) => store.namespaces().await,
+            #[cfg(test)]
+            Store::Simulated(store) => store.namespaces().await,
         }
     }
 
@@ -346,6 +378,8 @@ impl Transaction {
         match self {
             Transaction::Sqlite(transaction) => transaction.load(plan).await,
             Transaction::Postgres(transaction) => transaction.load(plan).await,
+            #[cfg(test)]
+            Transaction::Simulated(transaction) => transaction.load(plan).await,
         }
     }
 
@@ -354,6 +388,8 @@ impl Transaction {
         match self {
             Transaction::Sqlite(transaction) => transaction.commit(save).await,
             Transaction::Postgres(transaction) => transaction.commit(save).await,
+            #[cfg(test)]
+            Transaction::Simulated(transaction) => transaction.commit(save).await,
         }
     }
 }
