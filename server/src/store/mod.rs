@@ -14,6 +14,8 @@ mod action;
 mod epoch;
 mod migrations;
 mod postgres;
+#[cfg(test)]
+pub mod simulated;
 mod sqlite;
 mod step;
 #[cfg(test)]
@@ -91,7 +93,7 @@ pub type Plan = Vec<TablePlan>;
 pub type Columns = Vec<Value>;
 
 /// What was read of one table, in the order of its plan.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TableRows {
     /// The rows that exist, in any order.
     pub by_key: Vec<Columns>,
@@ -214,6 +216,9 @@ pub enum Store {
     Sqlite(Sqlite),
     /// A Postgres server.
     Postgres(Postgres),
+    /// A database in memory, for simulations.
+    #[cfg(test)]
+    Simulated(simulated::Simulated),
 }
 
 /// An open transaction that has the head of its namespace locked. Dropped, it is rolled back.
@@ -222,6 +227,9 @@ pub enum Transaction {
     Sqlite(sqlite::Transaction),
     /// On Postgres.
     Postgres(postgres::Transaction),
+    /// In memory.
+    #[cfg(test)]
+    Simulated(simulated::Transaction),
 }
 
 impl Store {
@@ -236,6 +244,11 @@ impl Store {
                 let (transaction, head, rows) = store.begin(namespace, plan).await?;
                 Ok((Transaction::Postgres(transaction), head, rows))
             }
+            #[cfg(test)]
+            Store::Simulated(store) => {
+                let (transaction, head, rows) = store.begin(namespace, plan).await?;
+                Ok((Transaction::Simulated(transaction), head, rows))
+            }
         }
     }
 
@@ -244,6 +257,8 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.read(namespace, plan).await,
             Store::Postgres(store) => store.read(namespace, plan).await,
+            #[cfg(test)]
+            Store::Simulated(store) => store.read(namespace, plan).await,
         }
     }
 
@@ -252,6 +267,8 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.epoch(),
             Store::Postgres(store) => store.epoch(),
+            #[cfg(test)]
+            Store::Simulated(store) => store.epoch(),
         }
     }
 
@@ -262,12 +279,20 @@ impl Store {
             // Nobody else writes to it.
             Store::Sqlite(_) => {}
             Store::Postgres(store) => store.heard_of(epoch),
+            // It is one database.
+            #[cfg(test)]
+            Store::Simulated(_) => {}
         }
     }
 
     /// Whether other servers may be working over it.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Store::Postgres(_))
+        match self {
+            Store::Sqlite(_) => false,
+            Store::Postgres(_) => true,
+            #[cfg(test)]
+            Store::Simulated(store) => store.is_shared(),
+        }
     }
 
     /// What tells a shared store from others; empty for one that nobody shares.
@@ -275,12 +300,18 @@ impl Store {
         match self {
             Store::Sqlite(_) => "",
             Store::Postgres(store) => store.id(),
+            #[cfg(test)]
+            Store::Simulated(_) => "",
         }
     }
 
     /// The newest batch of each namespace.
     pub async fn heads(&self) -> Result<Vec<Newest>, StoreError> {
         if let Store::Postgres(store) = self {
+            return store.heads().await;
+        }
+        #[cfg(test)]
+        if let Store::Simulated(store) = self {
             return store.heads().await;
         }
         let mut heads = Vec::new();
@@ -302,6 +333,8 @@ impl Store {
         match self {
             Store::Sqlite(_) => Ok(vec![true; beats.len()]),
             Store::Postgres(store) => store.beat(beats, home).await,
+            #[cfg(test)]
+            Store::Simulated(store) => store.beat(beats, home).await,
         }
     }
 
@@ -310,6 +343,8 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.namespaces().await,
             Store::Postgres(store) => store.namespaces().await,
+            #[cfg(test)]
+            Store::Simulated(store) => store.namespaces().await,
         }
     }
 
@@ -359,6 +394,8 @@ impl Transaction {
         match self {
             Transaction::Sqlite(transaction) => transaction.load(plan).await,
             Transaction::Postgres(transaction) => transaction.load(plan).await,
+            #[cfg(test)]
+            Transaction::Simulated(transaction) => transaction.load(plan).await,
         }
     }
 
@@ -367,6 +404,8 @@ impl Transaction {
         match self {
             Transaction::Sqlite(transaction) => transaction.commit(save).await,
             Transaction::Postgres(transaction) => transaction.commit(save).await,
+            #[cfg(test)]
+            Transaction::Simulated(transaction) => transaction.commit(save).await,
         }
     }
 }

@@ -35,7 +35,7 @@ async fn assert_refused(stage: &Stage, old: &Postgres) {
 #[tokio::test]
 async fn an_old_primary_gets_no_commit_once_a_later_history_was_heard_of() {
     let Some(props) = Props::get().await else { return };
-    let standby = props.postgres.standby().await;
+    let standby = props.postgres.standby(props.postgres.address()).await;
     let doors = [(); 2].map(|()| Proxy::before(props.postgres.address()));
     let urls = doors.each_ref().map(|door| Urls {
         database: format!("postgres://postgres@{}/postgres", door.address()),

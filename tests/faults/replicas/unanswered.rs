@@ -30,7 +30,7 @@ async fn waiting(postgres: &Postgres) -> String {
 /// A replica over a primary whose standby has just died, and a standby that has everything until then.
 async fn begin() -> Option<(Scene, Postgres, Stage)> {
     let props = Props::get().await?;
-    let mut standby = props.postgres.standby().await;
+    let mut standby = props.postgres.standby(props.postgres.address()).await;
     props.postgres.waits_for_a_standby().await;
     let urls = [props.urls()];
     let scene = props.play(&urls).await;

@@ -29,9 +29,11 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// The planner's ways around an index are closed: every statement is a walk along one, and a plan that was made while a table was
 /// empty stays when it is not. Plans are made once (`force_generic_plan`): the arrays that they are run with do not change them.
-/// A lock that is waited for, a statement, a transaction that does nothing are ended by the server before this side gives up on them.
+/// A lock that is waited for, a statement, a transaction that does nothing are ended by the server before this side gives up on them. The
+/// last is what a replica leaves that stands still or whose words do not arrive, and it has the head locked: nobody else can decide
+/// for the namespace until it is ended.
 const SETTINGS: &str = "\
-    SET lock_timeout = '4s'; SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'; \
+    SET lock_timeout = '4s'; SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '3s'; \
     SET jit = off; SET plan_cache_mode = force_generic_plan; \
     SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
     SET enable_sort = off; SET client_min_messages = warning";

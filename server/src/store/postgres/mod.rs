@@ -10,6 +10,7 @@ mod connection;
 mod lineage;
 mod pipeline;
 mod raw;
+mod reads;
 mod sql;
 mod statements;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use super::{Head, Newest, Plan, Rows, Save, StoreError};
 use connection::{Connection, Failure, patiently};
 use lineage::Lineage;
 pub use raw::{Raw, RawSession};
+use reads::{Asked, Reads};
 use statements::{BEAT, BEGIN_SNAPSHOT, COMMIT, HEADS, NAMESPACES, Preparer, READ_HEAD, Texts, read_head, read_plan};
 
 /// How many connections write. More only add latency: what limits a server is its log, which they share.
@@ -45,6 +47,7 @@ struct Shared {
     readers: Pool,
     /// For signs of life.
     beats: Pool,
+    reads: Reads,
     lineage: Arc<Lineage>,
     texts: Texts,
 }
@@ -98,6 +101,7 @@ impl Postgres {
             writers: connection::pool(config.clone(), WRITERS, &lineage, "")?,
             readers: connection::pool(config.clone(), READERS, &lineage, "")?,
             beats: connection::pool(config, 1, &lineage, connection::LAX)?,
+            reads: Reads::default(),
             lineage,
             texts: Texts::default(),
         };
@@ -119,17 +123,13 @@ impl Postgres {
     }
 
     pub(super) async fn read(&self, namespace: &str, plan: Plan) -> Result<(Head, Rows), StoreError> {
-        let (shared, namespace) = (Arc::clone(&self.shared), namespace.to_owned());
-        self.in_a_task(async move {
-            patiently(async || {
-                let connection = Connection::get(&shared.readers).await?;
-                let read = shared.read(&connection, &namespace, &plan).await?;
-                connection.release();
-                Ok(read)
-            })
+        let asked = ask(|reply| {
+            reads::read(&self.shared, namespace, Asked { plan, reply });
+            true
+        });
+        asked
             .await
-        })
-        .await
+            .unwrap_or_else(|| Err(StoreError::unavailable("the read was not finished")))
     }
 
     pub(super) async fn namespaces(&self) -> Result<Vec<String>, StoreError> {

@@ -18,7 +18,7 @@ use crate::store::step::{Reply, Step};
 use crate::store::{Head, Plan, Rows, Save, StoreError};
 
 /// How long an open transaction may do nothing. The server ends one that does nothing for longer.
-const MAX_SILENCE: Duration = Duration::from_secs(8);
+const MAX_SILENCE: Duration = Duration::from_millis(2_500);
 /// How long a commit may go unanswered before it is looked for elsewhere.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long it is looked for.

@@ -179,7 +179,7 @@ fn selections_agree_with_rows_sorted_in_memory() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     for store in runtime.block_on(stores()) {
         let cases = match *store {
-            Store::Sqlite(_) => 16,
+            Store::Sqlite(_) | Store::Simulated(_) => 16,
             Store::Postgres(_) => 4,
         };
         for table in TABLES {
