@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Limits;
+use crate::config::{Defaults, Limits, Policy, Retention};
 use crate::lane::Lanes;
 use crate::sessions::beats::Beats;
 use crate::sessions::gap::Gap;
@@ -27,21 +27,37 @@ pub struct App {
     pub gap: Gap,
     /// What the server accepts.
     pub limits: Limits,
+    /// What holds where a request does not say.
+    pub defaults: Defaults,
+    /// How long things are kept.
+    pub retention: Retention,
     /// Set when the server is stopping: streams end, health says NOT_SERVING.
     pub draining: CancellationToken,
 }
 
 impl App {
     /// Puts a server together over a store and starts what runs beside the calls.
-    pub fn start(store: Store, limits: Limits) -> Arc<App> {
+    pub fn start(store: Store, policy: Policy) -> Arc<App> {
+        let Policy {
+            limits,
+            defaults,
+            retention,
+        } = policy;
         let beats = Beats::new();
         let gap = Gap::new();
-        let due = Due::new();
+        let due = Due::new(&retention);
         let observers: Vec<crate::tail::Observer> = vec![beats.observer(), due.observer()];
         let tail = Tail::new(store.clone(), observers);
-        let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone());
+        let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone(), retention);
         let draining = CancellationToken::new();
-        Sweep::start(due, store.clone(), lanes.clone(), gap.clone(), draining.clone());
+        let sweep = Sweep {
+            due,
+            store: store.clone(),
+            lanes: lanes.clone(),
+            gap: gap.clone(),
+            retention,
+        };
+        sweep.start(draining.clone());
         let watchman = Watchman {
             store: store.clone(),
             lanes: lanes.clone(),
@@ -56,6 +72,8 @@ impl App {
             beats,
             gap,
             limits,
+            defaults,
+            retention,
             draining,
         })
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Retention;
 use crate::error::Refusal;
 use crate::events::{self, Event};
 use crate::lane::{BatchRecord, Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
@@ -31,17 +32,17 @@ use crate::workflows::{self, Workflow};
 const ROUND: usize = 256;
 /// How long after something failed it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long an answer to a request is kept.
-const REQUEST_RETENTION: Duration = Duration::from_secs(3_600);
 /// Old rows are deleted this much later than they could be, so that they go many at a time.
 const LAZINESS: Duration = Duration::from_secs(60);
 /// The sweeper never looks again sooner than this.
 const BREATH: Duration = Duration::from_millis(2);
 
 /// When each namespace is to be looked at again.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Due {
     shared: Arc<Shared>,
+    /// So long after a commit, at the latest, there is something old to delete.
+    at_the_latest: Duration,
 }
 
 #[derive(Default)]
@@ -52,16 +53,19 @@ struct Shared {
 
 impl Due {
     /// Nothing is due.
-    pub fn new() -> Due {
-        Due::default()
+    pub fn new(retention: &Retention) -> Due {
+        Due {
+            shared: Arc::default(),
+            at_the_latest: retention.events.min(retention.requests) + LAZINESS,
+        }
     }
 
     /// What keeps the timers in step with what is committed.
     pub fn observer(&self) -> Observer {
         let due = self.clone();
         Box::new(move |commit| {
-            let retention = commit.head.now + events::rules::RETENTION + LAZINESS;
-            due.note(&commit.namespace, commit.next_due.unwrap_or(retention).min(retention));
+            let latest = commit.head.now + due.at_the_latest;
+            due.note(&commit.namespace, commit.next_due.unwrap_or(latest).min(latest));
         })
     }
 
@@ -95,11 +99,16 @@ impl Due {
 /// The sweeper of a server.
 #[derive(Clone)]
 pub struct Sweep {
-    due: Due,
-    store: Store,
-    lanes: Lanes,
+    /// When to look.
+    pub due: Due,
+    /// Where rows that are due are found.
+    pub store: Store,
+    /// Where they are looked at.
+    pub lanes: Lanes,
     /// The last time in which clients could not reach the server. Asked inside the jobs: a process that was stopped since may wake there.
-    gap: Gap,
+    pub gap: Gap,
+    /// How long things are kept.
+    pub retention: Retention,
 }
 
 /// What one round found.
@@ -112,11 +121,10 @@ struct Round {
 
 impl Sweep {
     /// Starts sweeping, until the server is draining.
-    pub fn start(due: Due, store: Store, lanes: Lanes, gap: Gap, draining: CancellationToken) {
-        let sweep = Sweep { due, store, lanes, gap };
+    pub fn start(self, draining: CancellationToken) {
         tokio::spawn(async move {
             tokio::select! {
-                () = sweep.run() => {}
+                () = self.run() => {}
                 () = draining.cancelled() => {}
             }
         });
@@ -299,7 +307,7 @@ impl Sweep {
         head: &Head,
         oldest: Option<Event>,
     ) -> Result<Round, Refusal> {
-        let retention = events::rules::RETENTION;
+        let retention = self.retention.events;
         let at = oldest.as_ref().map(|event| event.at);
         let Some(oldest) = oldest.filter(|event| event.at + retention + LAZINESS <= now) else {
             return Ok(Round {
@@ -327,13 +335,14 @@ impl Sweep {
 
     /// Deletes what lanes noted for themselves and no longer keep, of which the oldest is from `at`.
     async fn old_requests(&self, namespace: &Arc<str>, now: Time, at: Option<Time>) -> Result<Round, Refusal> {
-        if at.is_none_or(|at| at + REQUEST_RETENTION + LAZINESS > now) {
+        let retention = self.retention.requests;
+        if at.is_none_or(|at| at + retention + LAZINESS > now) {
             return Ok(Round {
-                next: oldest_due(at, REQUEST_RETENTION),
+                next: oldest_due(at, retention),
                 failed: false,
             });
         }
-        let before = now - REQUEST_RETENTION;
+        let before = now - retention;
         let call = Call::internal(namespace, Urgency::Low);
         self.lanes
             .run(call, |_| {}, move |world| events::rules::forget_requests(world, before))

@@ -5,10 +5,10 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use tokio_postgres::{Client, Config, NoTls, Transaction};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
-use super::connection::{Failure, set_up};
-use crate::store::migrations::{self, Applied};
+use super::connection::{Failure, Target, set_up};
+use crate::store::migrations::{self, Applied, Migrating, Migration, Steps};
 use crate::store::{StoreError, epoch};
 
 /// Held by whoever makes tables or raises the epoch: "drumline" in bytes.
@@ -31,23 +31,17 @@ pub(super) struct Lineage {
 }
 
 impl Lineage {
-    /// Connects for the first time: makes the tables what this version needs, and finds out the epoch.
-    pub(super) async fn open(config: &Config) -> Result<Lineage, StoreError> {
-        let (mut client, connection) = config.connect(NoTls).await.map_err(failed)?;
-        let driver = tokio::spawn(connection);
-        let lineage = async {
-            set_up(&client).await.map_err(failed)?;
-            check_server(&client).await?;
-            let identity = identify(&client).await?;
-            let epoch = settle(&mut client, &identity, true).await?;
+    /// Connects for the first time: makes the tables what this version needs, or refuses to, and finds out the epoch.
+    pub(super) async fn open(target: &Target, migrating: Migrating) -> Result<Lineage, StoreError> {
+        alone(target, async |client| {
+            let identity = identify(client).await?;
+            let epoch = settle(client, &identity, Some(migrating)).await?;
             Ok(Lineage {
                 epoch: AtomicI64::new(epoch),
                 identity: Mutex::new(identity),
             })
-        };
-        let lineage = lineage.await;
-        driver.abort();
-        lineage
+        })
+        .await
     }
 
     /// The epoch that commits are made in.
@@ -62,7 +56,7 @@ impl Lineage {
             return Ok(());
         }
         tracing::warn!(?identity, "the database has another history than before");
-        let epoch = settle(client, &identity, false).await?;
+        let epoch = settle(client, &identity, None).await?;
         self.epoch.fetch_max(epoch, Ordering::AcqRel);
         *self.known() = identity;
         Ok(())
@@ -71,6 +65,44 @@ impl Lineage {
     fn known(&self) -> std::sync::MutexGuard<'_, Identity> {
         self.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// What a database has had of the steps, and what it needs. It may be a standby's.
+pub(super) async fn steps(target: &Target) -> Result<Steps, StoreError> {
+    alone(target, async |client| {
+        migrations::steps(&applied(client).await?, |step| step.postgres)
+    })
+    .await
+}
+
+/// Brings a database up to what this version needs, and tells what it had.
+pub(super) async fn upgrade(target: &Target) -> Result<Steps, StoreError> {
+    alone(target, async |client| {
+        identify(client).await?;
+        let transaction = lock(client).await?;
+        let applied = applied(&transaction).await?;
+        migrate(&transaction, migrations::pending(&applied, |step| step.postgres)?).await?;
+        transaction.commit().await.map_err(failed)?;
+        migrations::steps(&applied, |step| step.postgres)
+    })
+    .await
+}
+
+/// Does something on a connection of its own.
+async fn alone<T>(
+    target: &Target,
+    work: impl AsyncFnOnce(&mut Client) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let (mut client, connection) = target.config.connect(target.tls.clone()).await.map_err(failed)?;
+    let driver = tokio::spawn(connection);
+    let work = async {
+        set_up(&client).await.map_err(failed)?;
+        check_server(&client).await?;
+        work(&mut client).await
+    };
+    let done = work.await;
+    driver.abort();
+    done
 }
 
 async fn check_server(client: &Client) -> Result<(), StoreError> {
@@ -116,8 +148,8 @@ async fn identify(client: &Client) -> Result<Identity, StoreError> {
     }
 }
 
-/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted.
-async fn settle(client: &mut Client, identity: &Identity, migrating: bool) -> Result<i64, StoreError> {
+/// A transaction that nobody else makes tables or raises the epoch in.
+async fn lock(client: &mut Client) -> Result<Transaction<'_>, StoreError> {
     let transaction = client.transaction().await.map_err(failed)?;
     // Another server may be making large tables: that is waited for.
     transaction
@@ -125,12 +157,18 @@ async fn settle(client: &mut Client, identity: &Identity, migrating: bool) -> Re
         .await
         .map_err(failed)?;
     transaction.execute(LOCK, &[]).await.map_err(failed)?;
-    if migrating {
-        transaction
-            .batch_execute("SET LOCAL statement_timeout = 0")
-            .await
-            .map_err(failed)?;
-        migrate(&transaction).await?;
+    Ok(transaction)
+}
+
+/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted.
+async fn settle(client: &mut Client, identity: &Identity, migrating: Option<Migrating>) -> Result<i64, StoreError> {
+    let transaction = lock(client).await?;
+    if let Some(migrating) = migrating {
+        match migrations::pending(&applied(&transaction).await?, |step| step.postgres)? {
+            [] => {}
+            pending if migrating == Migrating::Auto => migrate(&transaction, pending).await?,
+            pending => return Err(migrations::missing(pending)),
+        }
     }
     let rows = transaction
         .query("SELECT name, value FROM meta", &[])
@@ -170,32 +208,36 @@ async fn raise(transaction: &Transaction<'_>, identity: &Identity, before: Optio
     Ok(epoch)
 }
 
-/// Brings the tables up to what this version needs.
-async fn migrate(transaction: &Transaction<'_>) -> Result<(), StoreError> {
-    let row = transaction
+/// The steps that a database has had.
+async fn applied(client: &impl GenericClient) -> Result<Vec<Applied>, StoreError> {
+    let row = client
         .query_one("SELECT to_regclass('migrations') IS NOT NULL", &[])
         .await
         .map_err(failed)?;
-    let exists: bool = row.get(0);
-    let mut applied = Vec::new();
-    if exists {
-        let rows = transaction
-            .query("SELECT number, checksum FROM migrations ORDER BY number", &[])
-            .await
-            .map_err(failed)?;
-        applied.extend(rows.iter().map(|row| Applied {
-            number: row.get(0),
-            checksum: row.get(1),
-        }));
-    } else {
-        transaction
-            .batch_execute(
-                "CREATE TABLE migrations (number bigint PRIMARY KEY, name text NOT NULL, checksum text NOT NULL)",
-            )
-            .await
-            .map_err(failed)?;
+    if !row.get::<_, bool>(0) {
+        return Ok(Vec::new());
     }
-    for step in migrations::pending(&applied, |step| step.postgres)? {
+    let rows = client
+        .query("SELECT number, checksum FROM migrations ORDER BY number", &[])
+        .await
+        .map_err(failed)?;
+    let applied = rows.iter().map(|row| Applied {
+        number: row.get(0),
+        checksum: row.get(1),
+    });
+    Ok(applied.collect())
+}
+
+/// Brings the tables up to what this version needs.
+async fn migrate(transaction: &Transaction<'_>, pending: &[Migration]) -> Result<(), StoreError> {
+    transaction
+        .batch_execute(
+            "SET LOCAL statement_timeout = 0; \
+             CREATE TABLE IF NOT EXISTS migrations (number bigint PRIMARY KEY, name text NOT NULL, checksum text NOT NULL)",
+        )
+        .await
+        .map_err(failed)?;
+    for step in pending {
         transaction.batch_execute(step.postgres).await.map_err(failed)?;
         transaction
             .execute(

@@ -11,6 +11,7 @@ mod lineage;
 mod pipeline;
 mod sql;
 mod statements;
+mod tls;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -22,8 +23,8 @@ use deadpool_postgres::Pool;
 use tokio::sync::mpsc;
 
 use super::step::{self, Step, ask};
-use super::{Head, Plan, Rows, Save, StoreError};
-use connection::{Connection, Failure, patiently};
+use super::{Head, Migrating, Plan, Rows, Save, Steps, StoreError};
+use connection::{Connection, Failure, Target, patiently};
 use lineage::Lineage;
 use statements::{BEGIN_SNAPSHOT, COMMIT, NAMESPACES, Preparer, READ_HEAD, Texts, read_head, read_plan};
 
@@ -78,17 +79,49 @@ impl Postgres {
     /// # Errors
     /// If it cannot be reached, is a standby or too old, or if a newer version of this program has used it.
     pub async fn connect(url: &str) -> Result<Postgres, StoreError> {
-        let config = connection::config(url)?;
-        let lineage = Arc::new(Lineage::open(&config).await?);
+        Postgres::connect_with(url, Migrating::Auto).await
+    }
+
+    /// Connects to a server whose tables are made what this version needs, or are so already.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`]; if tables are missing that nobody has allowed to be made.
+    pub async fn connect_with(url: &str, migrating: Migrating) -> Result<Postgres, StoreError> {
+        let target = target(url)?;
+        let lineage = Arc::new(Lineage::open(&target, migrating).await?);
         let shared = Shared {
-            writers: connection::pool(config.clone(), WRITERS, &lineage)?,
-            readers: connection::pool(config, READERS, &lineage)?,
+            writers: connection::pool(&target, WRITERS, &lineage)?,
+            readers: connection::pool(&target, READERS, &lineage)?,
             lineage,
             texts: Texts::default(),
         };
         Ok(Postgres {
             shared: Arc::new(shared),
         })
+    }
+
+    /// Says what is wrong with a URL. It is not connected to; certificates that it names are read.
+    ///
+    /// # Errors
+    /// A sentence about the URL, which has no word of its password.
+    pub fn check_url(url: &str) -> Result<(), String> {
+        connection::target(url).map(drop)
+    }
+
+    /// What a server's database has had of the steps that make its tables, and what it needs.
+    ///
+    /// # Errors
+    /// If it cannot be reached or is too old, or if a newer version of this program has used it.
+    pub async fn steps(url: &str) -> Result<Steps, StoreError> {
+        lineage::steps(&target(url)?).await
+    }
+
+    /// Makes the tables what this version needs, and tells what they had and needed. Others may be doing so: they are waited for.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`].
+    pub async fn migrate(url: &str) -> Result<Steps, StoreError> {
+        lineage::upgrade(&target(url)?).await
     }
 
     pub(super) async fn begin(&self, namespace: &str, plan: Plan) -> Result<(Transaction, Head, Rows), StoreError> {
@@ -143,6 +176,10 @@ impl Postgres {
     pub(super) fn epoch(&self) -> i64 {
         self.shared.lineage.epoch()
     }
+}
+
+fn target(url: &str) -> Result<Target, StoreError> {
+    connection::target(url).map_err(|problem| StoreError::refused(format!("the database URL {problem}")))
 }
 
 impl Transaction {
