@@ -5,6 +5,7 @@
 mod agent_exec;
 mod cli;
 mod common;
+mod configuration;
 mod demo;
 mod events;
 mod faults;

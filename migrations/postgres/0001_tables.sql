@@ -17,16 +17,11 @@ CREATE TABLE meta (
     PRIMARY KEY (name)
 );
 
--- The head of each namespace's log; whoever has the row locked decides for the namespace.
+-- The namespaces; whoever has the row locked decides for the namespace. The row itself never changes.
 CREATE TABLE heads (
     namespace text COLLATE "C" NOT NULL,
-    position bigint NOT NULL,
-    first_position bigint NOT NULL,
-    epoch bigint NOT NULL,
-    last_token bigint NOT NULL,
-    last_time bigint NOT NULL,
     PRIMARY KEY (namespace)
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+);
 
 -- What lanes keep for themselves -------------------------------------------------------------------------------------
 
@@ -51,16 +46,24 @@ CREATE TABLE epochs (
     PRIMARY KEY (namespace, epoch)
 );
 
--- The batches that were committed: how a commit that was not answered is found again.
+-- The batches that were committed, numbered without gaps. The newest of a namespace is the head of its log. Batches are only ever added
+-- (and the old deleted), so a long snapshot beside them makes nobody walk past dead rows. `batch_id` tells a commit that was not
+-- answered from another's; `changed` names the agents and sessions that the batch changed, for other replicas.
 CREATE TABLE batches (
     namespace text COLLATE "C" NOT NULL,
+    batch bigint NOT NULL,
     batch_id text COLLATE "C" NOT NULL,
+    events bigint NOT NULL,
+    position bigint NOT NULL,
     first_position bigint NOT NULL,
-    last_position bigint NOT NULL,
+    epoch bigint NOT NULL,
+    last_token bigint NOT NULL,
     at bigint NOT NULL,
-    PRIMARY KEY (namespace, batch_id)
+    next_due bigint,
+    changed text COLLATE "C",
+    PRIMARY KEY (namespace, batch)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX batches_by_age ON batches (namespace, at, batch_id) WHERE namespace <> '';
+CREATE INDEX batches_by_age ON batches (namespace, at, batch) WHERE namespace <> '';
 
 -- Events -------------------------------------------------------------------------------------------------------------
 

@@ -14,14 +14,9 @@ CREATE TABLE meta (
     PRIMARY KEY (name)
 ) STRICT, WITHOUT ROWID;
 
--- The head of each namespace's log.
+-- The namespaces.
 CREATE TABLE heads (
     namespace TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    first_position INTEGER NOT NULL,
-    epoch INTEGER NOT NULL,
-    last_token INTEGER NOT NULL,
-    last_time INTEGER NOT NULL,
     PRIMARY KEY (namespace)
 ) STRICT, WITHOUT ROWID;
 
@@ -48,16 +43,22 @@ CREATE TABLE epochs (
     PRIMARY KEY (namespace, epoch)
 ) STRICT, WITHOUT ROWID;
 
--- The batches that were committed: how a commit that was not answered is found again.
+-- The batches that were committed, numbered without gaps. The newest of a namespace is the head of its log.
 CREATE TABLE batches (
     namespace TEXT NOT NULL,
+    batch INTEGER NOT NULL,
     batch_id TEXT NOT NULL,
+    events INTEGER NOT NULL,
+    position INTEGER NOT NULL,
     first_position INTEGER NOT NULL,
-    last_position INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    last_token INTEGER NOT NULL,
     at INTEGER NOT NULL,
-    PRIMARY KEY (namespace, batch_id)
+    next_due INTEGER,
+    changed TEXT,
+    PRIMARY KEY (namespace, batch)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX batches_by_age ON batches (namespace, at, batch_id);
+CREATE INDEX batches_by_age ON batches (namespace, at, batch);
 
 -- Events -------------------------------------------------------------------------------------------------------------
 

@@ -185,7 +185,7 @@ impl Sweep {
             first::<Agent>(Agent::BY_DUE, ROUND + 1),
             first::<Event>(Event::PRIMARY, 1),
             first::<RequestRecord>(RequestRecord::BY_AGE, 1),
-            first::<BatchRecord>(BatchRecord::BY_AGE, 1),
+            first::<BatchRecord>(BatchRecord::PRIMARY, 1),
         ];
         let (head, rows) = self
             .store
@@ -243,7 +243,9 @@ impl Sweep {
         );
         let event = decode::<Event>(rows.next())?.pop();
         let request = decode::<RequestRecord>(rows.next())?.pop().map(|row| row.at);
-        let batch = decode::<BatchRecord>(rows.next())?.pop().map(|row| row.at);
+        // The newest batch is the head, and stays.
+        let batch = decode::<BatchRecord>(rows.next())?.pop();
+        let batch = batch.filter(|row| row.batch < head.batch).map(|row| row.at);
         let (sessions, locks, waiters, tasks, workflows, agents) =
             futures::join!(sessions, locks, waiters, tasks, workflows, agents);
         let rounds = [

@@ -68,10 +68,17 @@ pub fn duration_of(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
         let number: f64 = rest[..digits].parse().ok()?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let unit_end = rest[digits..]
+            .find(|c: char| c.is_ascii_digit())
+            .map_or(rest.len(), |at| digits + at);
         let unit = &rest[digits..unit_end];
-        let long = LONG_UNITS.iter().map(|(name, seconds)| (*name, f64::from(*seconds) * 1e6));
-        let mut units = UNITS.iter().map(|(name, micros)| (*name, f64::from(*micros))).chain(long);
+        let long = LONG_UNITS
+            .iter()
+            .map(|(name, seconds)| (*name, f64::from(*seconds) * 1e6));
+        let mut units = UNITS
+            .iter()
+            .map(|(name, micros)| (*name, f64::from(*micros)))
+            .chain(long);
         let (_, size) = units.find(|(name, _)| *name == unit)?;
         micros += number * size;
         rest = &rest[unit_end..];
@@ -125,7 +132,17 @@ mod tests {
 
     #[test]
     fn durations_are_written_as_they_are_read() {
-        for text in ["0s", "10s", "250ms", "1h30m", "7d", "1s500ms", "3m20s", "333ms334us", "1d1us"] {
+        for text in [
+            "0s",
+            "10s",
+            "250ms",
+            "1h30m",
+            "7d",
+            "1s500ms",
+            "3m20s",
+            "333ms334us",
+            "1d1us",
+        ] {
             let duration = duration_of(text).expect("a duration");
             assert_eq!(duration_text(duration), text);
         }

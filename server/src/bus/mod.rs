@@ -1,1 +1,91 @@
-//! Hints between replicas: one process needs none but the tail's own.
+//! The bus: hints between replicas, so that what one commits the others need not ask the database for.
+//!
+//! The database is the only truth. A hint may be lost, come twice, late or never: nothing but latency changes. So nobody waits for the
+//! bus, nothing is kept for it, and whoever listens is told when something may have been missed ([`Heard::Interrupted`]) and reads it
+//! in the store.
+//!
+//! ```text
+//!  lane ──commit──▶ publish ──queue──▶ speaker ──PUBLISH──▶ Redis ──message──▶ hearer ──▶ listen
+//!                   drops when full    encodes, pipelines   one channel       opens, decodes
+//! ```
+//!
+//! Whom to believe: a hint is sealed with a key made of the store's id, which only those know who can read the database. What another
+//! installation, a mistake or an intruder puts on the channel is not opened, and counts as an interruption. What is opened may still
+//! be old or repeated: the reader compares batch numbers.
+//!
+//! Failure: a connection counts as alive while this process hears its own words on it, spoken every two seconds if there is nothing
+//! else to say. That proves the whole way, also through a cluster, a half-open connection, a subscription that was lost. When they are
+//! not heard, everything is dropped and made again, for ever, with growing pauses.
+
+mod codec;
+mod ear;
+mod hint;
+mod redis;
+mod url;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::lane::Commit;
+pub use hint::Hint;
+pub use redis::Redis;
+pub use url::{BusError, check_url};
+
+/// What a listener hears.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// Another replica has committed.
+    Hint(Hint),
+    /// Hints may have been missed before this: the connection was lost or is there again, the listener did not keep up, or something
+    /// came that could not be opened. What matters has to be read in the store.
+    Interrupted,
+}
+
+/// How replicas tell each other what they have committed. Cheap to clone; when the last clone is gone the connection is closed.
+#[derive(Clone)]
+pub enum Bus {
+    /// There is one process: nothing is said, and nothing is heard.
+    Local,
+    /// Through Redis.
+    Redis(Redis),
+}
+
+impl Bus {
+    /// A bus through Redis for the replicas over one store. Connecting goes on in the background, for ever: the server works without.
+    ///
+    /// `store_id` names the store and keys the seal of the hints, so it is as secret as what is in the database; it is not sent to Redis.
+    /// Whole hints hold what was committed, payloads included. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`check_url`].
+    pub fn redis(url: &str, store_id: &str) -> Result<Bus, BusError> {
+        Ok(Bus::Redis(Redis::start(url::parse(url)?, store_id)))
+    }
+
+    /// Tells the other replicas. Never waits and never fails: when Redis is away or slow the hint is dropped. A hint that is too large,
+    /// or that nobody seems to hear, goes without its events and rows.
+    pub fn publish(&self, commit: &Arc<Commit>) {
+        if let Bus::Redis(redis) = self {
+            redis.publish(commit);
+        }
+    }
+
+    /// What the other replicas say from now on; this process's own hints are not in it. Closed at once if there are no others.
+    ///
+    /// A listener that does not keep up loses hints, and finds [`Heard::Interrupted`] in their place.
+    pub fn listen(&self) -> mpsc::Receiver<Heard> {
+        match self {
+            Bus::Local => mpsc::channel(1).1,
+            Bus::Redis(redis) => redis.listen(),
+        }
+    }
+
+    /// Whether hints get through now, as far as this process can tell. Always, where there is nobody else.
+    pub fn is_connected(&self) -> bool {
+        match self {
+            Bus::Local => true,
+            Bus::Redis(redis) => redis.is_connected(),
+        }
+    }
+}

@@ -44,7 +44,9 @@ pub(super) fn size(text: &str, allowed: RangeInclusive<usize>) -> Result<usize, 
 
 /// A size as [`size`] reads it.
 pub(super) fn show_size(bytes: usize) -> String {
-    let unit = SIZES.iter().find(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size));
+    let unit = SIZES
+        .iter()
+        .find(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size));
     match unit {
         Some((unit, size)) => format!("{}{unit}", bytes / size),
         None => bytes.to_string(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::parse;
 use super::secret::SecretUrl;
-use super::settings::{self, Kind, SETTINGS, Setting};
+use super::settings::{self, SETTINGS, Setting};
 use super::sources::{self, Flags, Found, Given, Source, Surroundings};
 use super::{Backend, Config, Defaults, Limits, Log, LogFormat, Policy, Retention};
 use crate::store::{Migrating, Postgres};
@@ -72,7 +72,9 @@ pub fn read<const WHOLE: bool>(flags: &Flags<WHOLE>, around: &Surroundings) -> R
         problems,
     };
     let config = reader.config(around);
-    let Reader { mut lines, problems, .. } = reader;
+    let Reader {
+        mut lines, problems, ..
+    } = reader;
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
@@ -118,7 +120,9 @@ impl Reader {
                 settings::MAX_CONNECTION_AGE,
                 |text| match text {
                     "off" => Ok(None),
-                    text => parse::duration(text, age.clone()).map(Some).map_err(|error| error + ", or off"),
+                    text => parse::duration(text, age.clone())
+                        .map(Some)
+                        .map_err(|error| error + ", or off"),
                 },
                 |age| age.map_or_else(|| "off".to_owned(), show),
             ),
@@ -213,7 +217,8 @@ impl Reader {
             Some(first) => {
                 if let Some(other) = given.iter().skip(1).find(|other| first.rivals(other)) {
                     let (one, other) = (&first.source, &other.source);
-                    self.problems.push(format!("{one} and {other} are both given: give one of them"));
+                    self.problems
+                        .push(format!("{one} and {other} are both given: give one of them"));
                 }
                 let value = first.text.clone().and_then(|text| parse(&text));
                 if let Err(problem) = &value {
@@ -224,7 +229,10 @@ impl Reader {
             None if setting.default.is_empty() => (None, Source::Default),
             None => (parse(setting.default).ok(), Source::Default),
         };
-        let unused = given.iter().skip(1).map(|other| format!("{} is not used", other.source.described()));
+        let unused = given
+            .iter()
+            .skip(1)
+            .map(|other| format!("{} is not used", other.source.described()));
         self.lines.push(Line {
             name: setting.name,
             value: value.as_ref().map(show).unwrap_or_default(),
@@ -241,7 +249,11 @@ impl Reader {
 
     /// Where the data is. Three settings say so: what a flag says wins over the environment, and that over the file.
     fn backend(&mut self, around: &Surroundings) -> Backend {
-        let directory = self.optional(settings::DATA_DIR, |text| Ok(PathBuf::from(text)), |path| path.display().to_string());
+        let directory = self.optional(
+            settings::DATA_DIR,
+            |text| Ok(PathBuf::from(text)),
+            |path| path.display().to_string(),
+        );
         let ephemeral = self.value(settings::EPHEMERAL, parse::switch, bool::to_string);
         let database = self.optional(settings::DATABASE_URL, database_url, |backend| match backend {
             Backend::Sqlite(directory) => format!("sqlite:{}", directory.display()),
@@ -263,9 +275,13 @@ impl Reader {
         };
         for (setting, other, _) in choices {
             if other.rank() == source.rank() {
-                self.problems.push(format!("{source} and {other} are both given: give one of them"));
+                self.problems
+                    .push(format!("{source} and {other} are both given: give one of them"));
             }
-            self.note(setting, format!("not used: {} is given by {}", chosen.name, source.described()));
+            self.note(
+                setting,
+                format!("not used: {} is given by {}", chosen.name, source.described()),
+            );
         }
         backend
     }
@@ -300,7 +316,8 @@ impl Reader {
 impl Given {
     /// Whether nothing says which of two is meant: a value, and a file with the value.
     fn rivals(&self, other: &Given) -> bool {
-        let is_alias = |given: &Given| matches!(&given.source, Source::Variable(name) if !name.starts_with("DRUMLINE_"));
+        let is_alias =
+            |given: &Given| matches!(&given.source, Source::Variable(name) if !name.starts_with("DRUMLINE_"));
         self.source.rank() == other.source.rank() && self.from_file != other.from_file && !is_alias(other)
     }
 }
@@ -322,11 +339,8 @@ fn database_url(text: &str) -> Result<Backend, String> {
 }
 
 fn redis_url(text: &str) -> Result<SecretUrl, String> {
-    let schemes = ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster"];
-    match text.split_once("://") {
-        Some((scheme, rest)) if schemes.contains(&scheme) && !rest.is_empty() => Ok(SecretUrl::new(text)),
-        _ => Err("must be redis://USER:PASSWORD@HOST:PORT, or begin with rediss://, redis-sentinel:// or redis-cluster://".to_owned()),
-    }
+    crate::bus::check_url(text).map_err(|error| error.to_string())?;
+    Ok(SecretUrl::new(text))
 }
 
 impl fmt::Display for Backend {

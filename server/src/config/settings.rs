@@ -47,8 +47,10 @@ impl Part {
 pub struct Setting {
     /// Its name: the flag's and the file's. In the environment it is `DRUMLINE_` and the name in upper case.
     pub name: &'static str,
-    /// Another name in environment and file, for programs that have it already. Its own name wins over it.
-    pub alias: Option<&'static str>,
+    /// The name with which it is read from a file of its own, if it is a secret.
+    pub file_name: &'static str,
+    /// Other names in environment and file, for who has them already. Its own name wins over them.
+    pub aliases: &'static [&'static str],
     /// What stands for its value in `--help`.
     pub value_name: &'static str,
     /// What it is for.
@@ -62,6 +64,16 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// Whether its value may hold a password.
+    pub fn is_secret(&self) -> bool {
+        self.kind == Kind::Secret
+    }
+
+    /// Where the value of its flag is, if the flag's password was covered on the command line.
+    pub fn covered_variable(&self) -> String {
+        format!("{}__COVERED", self.variable())
+    }
+
     /// Its name in the environment.
     pub fn variable(&self) -> String {
         variable(self.name)
@@ -77,7 +89,8 @@ macro_rules! settings {
     ($($id:ident = $name:literal $(or $alias:literal)? : $part:ident $kind:ident $value_name:literal, $default:literal, $help:literal;)+) => {
         $(pub(super) const $id: &Setting = &Setting {
             name: $name,
-            alias: None $(.or(Some($alias)))?,
+            file_name: concat!($name, "-file"),
+            aliases: &[$($alias)?],
             value_name: $value_name,
             help: $help,
             default: $default,

@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::secret::SecretUrl;
 use super::settings::{Kind, Part, SETTINGS, Setting, variable};
 
-/// How like a name that is known an unknown one must be to be taken for it, from 0 to 1.
-const ALIKE: f64 = 0.85;
+/// An unknown name may be a known one with one slip for so many letters.
+const SLIPS: usize = 4;
 /// The largest file that is read.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -25,12 +25,13 @@ pub const DATA: bool = false;
 #[derive(Clone, Debug, Default)]
 pub struct Flags<const WHOLE: bool> {
     config: Option<PathBuf>,
-    given: BTreeMap<String, String>,
+    given: BTreeMap<&'static str, String>,
 }
 
 impl<const WHOLE: bool> Flags<WHOLE> {
     fn settings() -> impl Iterator<Item = &'static Setting> {
-        let of_data = |setting: &&Setting| setting.part == Part::Data && !["ephemeral", "migrate"].contains(&setting.name);
+        let of_data =
+            |setting: &&Setting| setting.part == Part::Data && !["ephemeral", "migrate"].contains(&setting.name);
         SETTINGS
             .iter()
             .copied()
@@ -41,15 +42,15 @@ impl<const WHOLE: bool> Flags<WHOLE> {
 impl<const WHOLE: bool> clap::FromArgMatches for Flags<WHOLE> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut given = BTreeMap::new();
-        let mut take = |name: String| {
-            if let Some(text) = matches.get_one::<String>(&name) {
+        let mut take = |name: &'static str| {
+            if let Some(text) = matches.get_one::<String>(name) {
                 given.insert(name, text.clone());
             }
         };
         for setting in Self::settings() {
-            take(setting.name.to_owned());
+            take(setting.name);
             if setting.kind == Kind::Secret {
-                take(file_of(setting));
+                take(setting.file_name);
             }
         }
         Ok(Flags {
@@ -78,15 +79,18 @@ impl<const WHOLE: bool> clap::Args for Flags<WHOLE> {
             if !setting.default.is_empty() && setting.kind != Kind::Switch {
                 help.push_str(&format!(" [default: {}]", setting.default));
             }
-            let arg = Arg::new(setting.name).long(setting.name).help(help).help_heading(heading);
+            let arg = Arg::new(setting.name)
+                .long(setting.name)
+                .help(help)
+                .help_heading(heading);
             command = command.arg(match setting.kind {
                 Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
                 Kind::Plain | Kind::Secret => arg.value_name(setting.value_name),
             });
             if setting.kind == Kind::Secret {
-                let name = file_of(setting);
-                let help = format!("Read --{} from this file [env: {}]", setting.name, variable(&name));
-                let arg = Arg::new(name.clone()).long(name).value_name("FILE").help(help);
+                let name = setting.file_name;
+                let help = format!("Read --{} from this file [env: {}]", setting.name, variable(name));
+                let arg = Arg::new(name).long(name).value_name("FILE").help(help);
                 command = command.arg(arg.help_heading(heading));
             }
         }
@@ -96,11 +100,6 @@ impl<const WHOLE: bool> clap::Args for Flags<WHOLE> {
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
-}
-
-/// The setting's name with which it is read from a file of its own.
-fn file_of(setting: &Setting) -> String {
-    format!("{}-file", setting.name)
 }
 
 /// What is around the process: its environment.
@@ -133,11 +132,18 @@ impl Surroundings {
 
     /// The names of variables that look like a misspelt setting, with what they may have been meant to be.
     fn misspelt(&self) -> Vec<String> {
-        let known: Vec<String> = names().map(|name| variable(&name)).collect();
+        let known: Vec<String> = names().map(variable).collect();
         let ours = self.variables.keys().filter(|name| name.starts_with("DRUMLINE_"));
         // What other commands, and who runs them, have for themselves.
-        let others = ["DRUMLINE_SERVER", "DRUMLINE_NAMESPACE", "DRUMLINE_SESSION_ID", "DRUMLINE_CONFIG"];
-        ours.filter(|name| !known.contains(name) && !others.contains(&name.as_str()))
+        let others = [
+            "DRUMLINE_SERVER",
+            "DRUMLINE_NAMESPACE",
+            "DRUMLINE_SESSION_ID",
+            "DRUMLINE_CONFIG",
+        ];
+        let covers = |name: &&String| !name.ends_with("__COVERED");
+        ours.filter(covers)
+            .filter(|name| !known.contains(name) && !others.contains(&name.as_str()))
             .filter_map(|name| Some(format!("{name} is no setting: is {} meant?", nearest(name, &known)?)))
             .collect()
     }
@@ -146,7 +152,7 @@ impl Surroundings {
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    Flag(String),
+    Flag(&'static str),
     Variable(String),
     File { path: PathBuf, line: usize, key: String },
     Default,
@@ -224,32 +230,43 @@ fn of_setting<const WHOLE: bool>(
     around: &Surroundings,
     file: &File,
 ) -> Vec<Given> {
-    let own = (setting.name.to_owned(), false);
-    let in_a_file = (setting.kind == Kind::Secret).then(|| (file_of(setting), true));
-    let alias = setting.alias.map(|alias| (alias.to_owned(), false));
-    let names: Vec<(String, bool)> = [Some(own), in_a_file].into_iter().flatten().collect();
+    let in_a_file = setting.is_secret().then_some((setting.file_name, true));
+    let names: Vec<(&str, bool)> = [(setting.name, false)].into_iter().chain(in_a_file).collect();
+    let aliases = setting.aliases.iter().map(|alias| (*alias, false));
 
     let mut all: Vec<Given> = Vec::new();
     let mut add = |text: Result<String, String>, source: Source, from_file: bool| {
-        let text = if from_file { text.and_then(|path| content(Path::new(&path))) } else { text };
-        all.push(Given { text, source, from_file });
+        let text = if from_file {
+            text.and_then(|path| content(Path::new(&path)))
+        } else {
+            text
+        };
+        all.push(Given {
+            text,
+            source,
+            from_file,
+        });
     };
     for (name, from_file) in &names {
         if let Some(text) = flags.given.get(name) {
-            add(Ok(uncovered(name, text, around)), Source::Flag(name.clone()), *from_file);
+            add(Ok(uncovered(setting, text, around)), Source::Flag(name), *from_file);
         }
     }
     let variables = names.iter().map(|(name, from_file)| (variable(name), *from_file));
-    for (name, from_file) in variables.chain(alias.clone()) {
+    let older = aliases.clone().map(|(alias, from_file)| (alias.to_owned(), from_file));
+    for (name, from_file) in variables.chain(older) {
         if let Some(value) = around.get(&name) {
-            let text = value.to_str().map(str::to_owned).ok_or_else(|| "is not UTF-8".to_owned());
+            let text = value
+                .to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| "is not UTF-8".to_owned());
             add(text, Source::Variable(name), from_file);
         }
     }
     // Another name may be the setting's own, but for its case.
-    let others = alias.filter(|(alias, _)| normal(alias) != setting.name);
+    let others = aliases.filter(|(alias, _)| normal(alias) != setting.name);
     for (name, from_file) in names.into_iter().chain(others) {
-        if let Some(entry) = file.entries.get(&normal(&name)) {
+        if let Some(entry) = file.entries.get(&normal(name)) {
             let source = Source::File {
                 path: file.path.clone(),
                 line: entry.line,
@@ -263,17 +280,12 @@ fn of_setting<const WHOLE: bool>(
 
 /// The value of a flag. One with a password was covered on the command line, where every user of the machine can read it, and is in
 /// the environment instead.
-fn uncovered(name: &str, text: &str, around: &Surroundings) -> String {
-    let covered = around.get(&covered_variable(name)).and_then(|value| value.to_str());
+fn uncovered(setting: &Setting, text: &str, around: &Surroundings) -> String {
+    let covered = around.get(&setting.covered_variable()).and_then(|value| value.to_str());
     match covered.map(SecretUrl::new) {
         Some(url) if url.to_string() == text => url.expose().to_owned(),
         _ => text.to_owned(),
     }
-}
-
-/// Where the value of a flag is whose password was covered.
-pub(super) fn covered_variable(name: &str) -> String {
-    format!("{}__COVERED", variable(name))
 }
 
 /// What is in a file that holds one value; without the end of its line.
@@ -332,7 +344,7 @@ impl File {
                 return file;
             }
         };
-        let known: Vec<String> = names().chain(aliases()).collect();
+        let known: Vec<String> = names().map(normal).chain(aliases().map(normal)).collect();
         for (key, value) in &table {
             let (name, line) = (normal(key.get_ref()), line_of(key.span().start));
             let at = format!("{}:{line}:{}", path.display(), key.get_ref());
@@ -375,20 +387,22 @@ fn normal(name: &str) -> String {
 }
 
 /// Every name that a setting has of its own.
-fn names() -> impl Iterator<Item = String> {
+fn names() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().flat_map(|setting| {
-        let file = (setting.kind == Kind::Secret).then(|| file_of(setting));
-        [Some(setting.name.to_owned()), file].into_iter().flatten()
+        let file = setting.is_secret().then_some(setting.file_name);
+        [setting.name].into_iter().chain(file)
     })
 }
 
-fn aliases() -> impl Iterator<Item = String> {
-    SETTINGS.iter().filter_map(|setting| setting.alias.map(normal))
+fn aliases() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().flat_map(|setting| setting.aliases.iter().copied())
 }
 
-/// The known name that is most like this one, if it is much like it.
+/// The known name that is most like this one, if it can be a slip of the keyboard.
 fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
-    let likeness = |known: &String| strsim::jaro_winkler(name, known);
-    let best = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) >= ALIKE).then_some(best)
+    let word = |name: &str| normal(name).trim_start_matches("drumline-").to_owned();
+    let name = word(name);
+    let slips = |known: &&String| strsim::damerau_levenshtein(&name, &word(known));
+    let best = known.iter().min_by_key(slips)?;
+    (slips(&best) * SLIPS <= name.chars().count()).then_some(best)
 }

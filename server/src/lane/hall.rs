@@ -4,11 +4,11 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::EpochRecord;
 use super::job::{Job, internal};
 use super::queue::Queue;
 use super::table::Halt;
 use super::world::World;
-use super::{BatchRecord, EpochRecord};
 use crate::config::Retention;
 use crate::error::{Reason, Refusal};
 use crate::sessions::gap::Gap;
@@ -44,7 +44,14 @@ struct Decided {
 }
 
 impl Hall {
-    pub(super) fn new(namespace: Arc<str>, store: Store, tail: Tail, gap: Gap, queue: Arc<Queue>, retention: Retention) -> Hall {
+    pub(super) fn new(
+        namespace: Arc<str>,
+        store: Store,
+        tail: Tail,
+        gap: Gap,
+        queue: Arc<Queue>,
+        retention: Retention,
+    ) -> Hall {
         Hall {
             namespace,
             store,
@@ -119,7 +126,8 @@ impl Hall {
             return Ok(rest);
         }
         sign(&mut world, &before);
-        let committed = self.heard(transaction.commit(world.save())).await;
+        let batch_id = uuid::Uuid::now_v7().to_string();
+        let committed = self.heard(transaction.commit(world.save(&batch_id))).await;
         match committed {
             Ok(()) => {
                 let commit = Arc::new(world.into_commit());
@@ -208,22 +216,18 @@ impl Hall {
     }
 }
 
-/// Notes the batch, and the epoch where it is a new one.
+/// Numbers the batch, and notes its epoch where it is a new one.
 fn sign(world: &mut World, before: &Head) {
-    let first_position = before.position + 1;
-    let last_position = world.head().position;
-    let batch_id = uuid::Uuid::now_v7().to_string();
-    let at = world.now();
-    world.batches.put(BatchRecord {
-        batch_id,
-        first_position,
-        last_position,
-        at,
-    });
     let epoch = world.head().epoch;
     if epoch > before.epoch {
+        let first_position = before.position + 1;
         world.epochs.put(EpochRecord { epoch, first_position });
     }
+    let batch = before.batch + 1;
+    world.set_head(Head {
+        batch,
+        ..world.head().clone()
+    });
 }
 
 /// Answers jobs whose outcomes are committed.

@@ -70,17 +70,40 @@ pub struct EpochRecord {
     pub first_position: i64,
 }
 
-/// A batch that was committed.
+/// A batch that was committed. The store writes it with every save; the newest of a namespace is its head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchRecord {
+    /// Its number in the namespace, from 1, without gaps.
+    pub batch: i64,
     /// Made by the lane that committed it.
     pub batch_id: String,
-    /// The first position of its events.
+    /// How many events it has.
+    pub events: i64,
+    /// The position of the log's last event after it.
+    pub position: i64,
+    /// The position of the oldest event that is kept.
     pub first_position: i64,
-    /// The last position of its events; one less than the first if it has none.
-    pub last_position: i64,
+    /// The epoch that it was committed in.
+    pub epoch: i64,
+    /// The greatest fencing token that was given out.
+    pub last_token: i64,
     /// When it was committed.
     pub at: Time,
+    /// When the earliest of the rows that it changed wants to be looked at again.
+    pub next_due: Option<Time>,
+    /// Which agents and sessions it changed, as [`Changed`] has them.
+    pub changed: Option<String>,
+}
+
+/// The agents and sessions that a batch changed: what replicas that did not hear of it read again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Changed {
+    /// Ids of agents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<String>,
+    /// Ids of sessions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<String>,
 }
 
 /// What a batch changed, as the tail hands it on. The rows spare those who wait a look at the store; a reader that has none
@@ -112,7 +135,8 @@ pub struct Commit {
 }
 
 impl Commit {
-    fn new(namespace: Arc<str>, head: &Head, events: Vec<Arc<Event>>) -> Commit {
+    /// A commit that has changed no rows yet.
+    pub(crate) fn new(namespace: Arc<str>, head: &Head, events: Vec<Arc<Event>>) -> Commit {
         Commit {
             namespace,
             head: head.clone(),

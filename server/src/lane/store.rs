@@ -23,10 +23,16 @@ row! {
 }
 
 row! {
-    BatchRecord: String = "batches" (batch_id: String) {
+    BatchRecord: i64 = "batches" (batch: i64) {
+        batch_id: String,
+        events: i64,
+        position: i64,
         first_position: i64,
-        last_position: i64,
+        epoch: i64,
+        last_token: i64,
         at: Time,
+        next_due: Option<Time>,
+        changed: Option<String>,
     }
-    index BY_AGE = "batches_by_age": () -> (at, batch_id);
+    index BY_AGE = "batches_by_age": () -> (at, batch);
 }

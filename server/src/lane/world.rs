@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::table::{Decision, Halt, WorkTable};
-use super::{BatchRecord, Commit, EpochRecord, RequestRecord};
+use super::{Changed, Commit, EpochRecord, RequestRecord};
 use crate::config::Retention;
 use crate::error::Refusal;
 use crate::events::{Draft, Event, EventIdRecord};
@@ -15,7 +15,7 @@ use crate::registry::{Agent, Offer};
 use crate::sessions::Session;
 use crate::state::{Document, Version};
 use crate::store::row::{Corrupt, Row};
-use crate::store::{Head, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, TableRows, TableSave, Trim};
+use crate::store::{Head, Note, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, TableRows, TableSave, Trim};
 use crate::tasks::{Queue, StoredPayload, Task};
 use crate::time::Time;
 use crate::workflows::{Item, StepDefinition, StepRecord, Stretch, Transition, Workflow};
@@ -101,7 +101,7 @@ macro_rules! tables {
             }
         }
 
-        /// Every table that there is.
+        /// Every table that a batch can change, beside its own row in `batches`.
         pub const TABLES: &[&crate::store::row::Table] = &[$(<$row as Row>::TABLE,)+ Event::TABLE];
     };
 }
@@ -111,8 +111,6 @@ tables! {
     requests: RequestRecord,
     /// The epochs of the log.
     epochs: EpochRecord,
-    /// The batches that were committed.
-    batches: BatchRecord,
     /// Ids that clients gave their events.
     event_ids: EventIdRecord,
     /// Registrations.
@@ -259,7 +257,7 @@ impl World {
     }
 
     /// What is to be saved.
-    pub(super) fn save(&self) -> Save {
+    pub(super) fn save(&self, batch_id: &str) -> Save {
         let mut tables = self.saves();
         if !self.events.is_empty() {
             let inserts = self.events.iter().map(|event| event.columns()).collect();
@@ -274,7 +272,22 @@ impl World {
             tables,
             trims: self.trims.clone(),
             head: self.head.clone(),
+            note: Note {
+                batch_id: batch_id.to_owned(),
+                events: self.events.len() as i64,
+                next_due: self.next_due(),
+                changed: self.changed(),
+            },
         }
+    }
+
+    /// The agents and sessions that changed, if any did.
+    fn changed(&self) -> Option<String> {
+        let changed = Changed {
+            agents: self.agents.changed().map(|(key, _)| key.clone()).collect(),
+            sessions: self.sessions.changed().map(|(key, _)| key.clone()).collect(),
+        };
+        (changed != Changed::default()).then(|| serde_json::to_string(&changed).expect("lists of strings are JSON"))
     }
 
     /// What is told to the tail once it is saved.

@@ -332,7 +332,7 @@ impl StateService for States {
         let context = Context::new(&request, &request.get_ref().namespace)?;
         let message = request.into_inner();
         let call = context.call("DeleteState", &message.request_id, &message, Urgency::Normal);
-        let write = delete_command(app, &context, message)?;
+        let write = delete_command(&self.app, &context, message)?;
         let reads = write.clone();
         let committed = self
             .app

@@ -151,6 +151,7 @@ fn conflict(state_id: &str, expected: i64, current: Option<&Document>) -> Refusa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::DEFAULT_RETENTION;
     use crate::time::Time;
     use proptest::prelude::*;
     use std::collections::HashMap;

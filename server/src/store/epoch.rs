@@ -12,6 +12,11 @@ const FIRST: i64 = 1_767_225_600;
 /// replaces, unless that one's was raised more often than this.
 const STEP_SECONDS: i64 = 16;
 
+/// The greatest token that was given out, in the words of both stores: the newest batch of each namespace knows its own.
+pub(super) const LAST_TOKEN: &str = "\
+    SELECT coalesce(max((SELECT last_token FROM batches WHERE batches.namespace = heads.namespace ORDER BY batch DESC LIMIT 1)), 0) \
+    FROM heads";
+
 /// An epoch greater than the one before and than that of every token that was given out.
 pub(super) fn next(before: Option<i64>, last_token: i64) -> i64 {
     let by_clock = (Time::of_this_machine().0 / 1_000_000 - FIRST) / STEP_SECONDS;

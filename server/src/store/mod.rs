@@ -30,6 +30,8 @@ pub use sqlite::Sqlite;
 /// The head of a namespace's log. Whoever has it locked decides for the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// The number of the last batch, counted from 1; 0 in a new namespace.
+    pub batch: i64,
     /// The position of the last event; 0 in a new namespace.
     pub position: i64,
     /// The position of the oldest event that is kept; one past `position` if none is.
@@ -46,6 +48,7 @@ impl Head {
     /// The head of a namespace in which nothing has happened yet.
     pub fn new(now: Time) -> Head {
         Head {
+            batch: 0,
             position: 0,
             first_position: 1,
             epoch: 0,
@@ -132,8 +135,23 @@ pub struct Save {
     pub tables: Vec<TableSave>,
     /// Old rows to delete.
     pub trims: Vec<Trim>,
-    /// The head as it is from now on.
+    /// The head as it is from now on; its batch is this one.
     pub head: Head,
+    /// What the batch says of itself.
+    pub note: Note,
+}
+
+/// What a batch says of itself, beside the head that it leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// Made by the lane that commits it: how a commit that was not answered is told from another's.
+    pub batch_id: String,
+    /// How many events it has; they end at the head's position.
+    pub events: i64,
+    /// When the earliest of the rows that it changed wants to be looked at again.
+    pub next_due: Option<Time>,
+    /// The agents and sessions that it changed, for replicas that did not hear of it.
+    pub changed: Option<String>,
 }
 
 /// Why the store did not do what it was asked to.

@@ -133,25 +133,34 @@ pub trait Row: Clone + Send + Sync + PartialEq + 'static {
 pub trait Key: Clone + Ord + Hash + Send + Sync + std::fmt::Debug + 'static {
     /// Its columns.
     fn columns(&self) -> Vec<Value>;
+    /// The inverse of [`Key::columns`]; nothing if they hold something else.
+    fn from_columns(columns: Vec<Value>) -> Option<Self>;
 }
 
-impl Key for String {
-    fn columns(&self) -> Vec<Value> {
-        vec![self.to_value()]
-    }
+macro_rules! single_keys {
+    ($($type:ty),+) => {$(
+        impl Key for $type {
+            fn columns(&self) -> Vec<Value> {
+                vec![self.to_value()]
+            }
+            fn from_columns(mut columns: Vec<Value>) -> Option<Self> {
+                Self::from_value(columns.pop()?).filter(|_| columns.is_empty())
+            }
+        }
+    )+};
 }
-
-impl Key for i64 {
-    fn columns(&self) -> Vec<Value> {
-        vec![self.to_value()]
-    }
-}
+single_keys!(String, i64);
 
 macro_rules! tuple_keys {
     ($(($($part:ident $place:tt),+)),+) => {$(
         impl<$($part: Field + Clone + Ord + Hash + Send + Sync + std::fmt::Debug + 'static),+> Key for ($($part,)+) {
             fn columns(&self) -> Vec<Value> {
                 vec![$(self.$place.to_value()),+]
+            }
+            fn from_columns(columns: Vec<Value>) -> Option<Self> {
+                let mut columns = columns.into_iter();
+                let key = ($($part::from_value(columns.next()?)?,)+);
+                columns.next().is_none().then_some(key)
             }
         }
     )+};

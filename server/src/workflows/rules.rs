@@ -14,8 +14,6 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 use super::{Transition, Workflow, WorkflowState};
 use crate::lane::{Decision, Halt, World};
 use crate::store::row::{Field, Value};

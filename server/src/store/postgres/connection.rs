@@ -92,17 +92,21 @@ pub(super) fn pool(target: &Target, size: usize, lineage: &Arc<Lineage>) -> Resu
                 .map_err(|error| HookError::message(error.to_string()))
         })
     });
-    Pool::builder(Manager::from_config(target.config.clone(), target.tls.clone(), recycling))
-        .max_size(size)
-        .timeouts(Timeouts {
-            wait: Some(PATIENCE),
-            create: Some(PATIENCE),
-            recycle: Some(PATIENCE),
-        })
-        .runtime(Runtime::Tokio1)
-        .post_create(greet)
-        .build()
-        .map_err(StoreError::refused)
+    Pool::builder(Manager::from_config(
+        target.config.clone(),
+        target.tls.clone(),
+        recycling,
+    ))
+    .max_size(size)
+    .timeouts(Timeouts {
+        wait: Some(PATIENCE),
+        create: Some(PATIENCE),
+        recycle: Some(PATIENCE),
+    })
+    .runtime(Runtime::Tokio1)
+    .post_create(greet)
+    .build()
+    .map_err(StoreError::refused)
 }
 
 /// A connection that is closed when it is dropped, unless it was released.

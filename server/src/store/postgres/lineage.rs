@@ -187,10 +187,7 @@ async fn settle(client: &mut Client, identity: &Identity, migrating: Option<Migr
 
 /// Notes another server, with the epoch that begins with it.
 async fn raise(transaction: &Transaction<'_>, identity: &Identity, before: Option<i64>) -> Result<i64, StoreError> {
-    let row = transaction
-        .query_one("SELECT coalesce(max(last_token), 0) FROM heads", &[])
-        .await
-        .map_err(failed)?;
+    let row = transaction.query_one(epoch::LAST_TOKEN, &[]).await.map_err(failed)?;
     let epoch = epoch::next(before, row.get(0));
     for (name, value) in [
         ("epoch", &epoch.to_string()),

@@ -11,9 +11,9 @@ mod lineage;
 mod pipeline;
 mod sql;
 mod statements;
-mod tls;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transaction;
 mod value;
 

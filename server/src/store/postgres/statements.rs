@@ -12,7 +12,7 @@ use super::sql;
 use super::value::{Parameter, read_row};
 use crate::store::action::Action;
 use crate::store::row::{Table, Value};
-use crate::store::{Columns, Head, Plan, Rows, Save, Selection, StoreError, TablePlan, TableRows};
+use crate::store::{Head, Plan, Rows, Save, Selection, StoreError, TablePlan, TableRows};
 use crate::time::Time;
 
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -21,27 +21,27 @@ pub(super) const COMMIT: &str = "COMMIT";
 /// A commit may wait for a standby for as long as that takes; ended by a timeout it would count as done without it.
 pub(super) const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
-/// Locks a namespace's head. The time is read outside of the subquery: after the lock was waited for.
-pub(super) const LOCK_HEAD: &str = "\
-    SELECT position, first_position, epoch, last_token, \
-    greatest(last_time, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
-    FROM (SELECT * FROM heads WHERE namespace = $1 FOR UPDATE) AS head";
+/// Locks a namespace. What was committed under the lock before is seen by the statements that follow, each of which looks anew.
+pub(super) const LOCK_HEAD: &str = "SELECT 1 FROM heads WHERE namespace = $1 FOR UPDATE";
 
-/// Makes the head of a new namespace. If another transaction is making it, this waits for that one's end.
-pub(super) const MAKE_HEAD: &str = "\
-    INSERT INTO heads (namespace, position, first_position, epoch, last_token, last_time) VALUES ($1, 0, 1, 0, 0, 0) \
-    ON CONFLICT (namespace) DO NOTHING";
+/// Makes a new namespace. If another transaction is making it, this waits for that one's end.
+pub(super) const MAKE_HEAD: &str = "INSERT INTO heads (namespace) VALUES ($1) ON CONFLICT (namespace) DO NOTHING";
 
-/// Reads a head, and the time in any case.
+/// Reads a head, which is the newest batch, and the time in any case.
 pub(super) const READ_HEAD: &str = "\
-    SELECT coalesce(position, 0), coalesce(first_position, 1), coalesce(epoch, 0), coalesce(last_token, 0), \
-    greatest(last_time, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
-    FROM (VALUES ($1::text)) AS asked (name) LEFT JOIN heads ON namespace = name";
+    SELECT coalesce(batch, 0), coalesce(position, 0), coalesce(first_position, 1), coalesce(epoch, 0), coalesce(last_token, 0), \
+    greatest(at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
+    FROM (VALUES (true)) AS once (asked) LEFT JOIN LATERAL \
+    (SELECT batch, position, first_position, epoch, last_token, at FROM batches WHERE namespace = $1 ORDER BY batch DESC LIMIT 1) \
+    AS head ON true";
 
 pub(super) const NAMESPACES: &str = "SELECT namespace FROM heads ORDER BY namespace";
 
+pub(super) const FIND_BATCH: &str = "SELECT 1 FROM batches WHERE namespace = $1 AND batch = $2 AND batch_id = $3";
+
 const SAVE_HEAD: &str = "\
-    UPDATE heads SET position = $2, first_position = $3, epoch = $4, last_token = $5, last_time = $6 WHERE namespace = $1";
+    INSERT INTO batches (namespace, batch, position, first_position, epoch, last_token, at, events, batch_id, next_due, changed) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
 /// The texts of statements, made once.
 #[derive(Default)]
@@ -71,6 +71,16 @@ impl<'a> Preparer<'a> {
     /// A statement whose only parameter is the namespace.
     pub(super) async fn head(&self, text: &str) -> Result<Request<'a>, Failure> {
         self.request(text, vec![Parameter::Text(self.namespace)]).await
+    }
+
+    /// Looks for the batch of a save.
+    pub(super) async fn batch(&self, save: &'a Save) -> Result<Request<'a>, Failure> {
+        let batch = [
+            Parameter::Text(self.namespace),
+            Parameter::Int(save.head.batch),
+            Parameter::Text(&save.note.batch_id),
+        ];
+        self.request(FIND_BATCH, batch.into()).await
     }
 
     async fn of_table(
@@ -144,15 +154,27 @@ impl<'a> Preparer<'a> {
             );
         }
         let Head {
+            batch,
             position,
             first_position,
             epoch,
             last_token,
             now,
         } = save.head;
-        let numbers = [position, first_position, epoch, last_token, now.0].map(Parameter::Int);
+        let numbers = [
+            batch,
+            position,
+            first_position,
+            epoch,
+            last_token,
+            now.0,
+            save.note.events,
+        ];
         let mut parameters = vec![Parameter::Text(self.namespace)];
-        parameters.extend(numbers);
+        parameters.extend(numbers.map(Parameter::Int));
+        parameters.push(Parameter::Text(&save.note.batch_id));
+        parameters.push(Parameter::MaybeInt(save.note.next_due.map(|due| due.0)));
+        parameters.push(Parameter::MaybeText(save.note.changed.as_deref()));
         requests.push(self.request(SAVE_HEAD, parameters).await?);
         Ok(requests)
     }
@@ -214,24 +236,15 @@ pub(super) fn read_plan(plan: &Plan, answers: Vec<Vec<Row>>) -> Result<Rows, Sto
         .collect()
 }
 
-/// The head in an answer; nothing if the namespace is new.
+/// The head in an answer.
 pub(super) fn read_head(answer: &[Row]) -> Option<Head> {
     let row = answer.first()?;
     Some(Head {
-        position: row.get(0),
-        first_position: row.get(1),
-        epoch: row.get(2),
-        last_token: row.get(3),
-        now: Time(row.get(4)),
+        batch: row.get(0),
+        position: row.get(1),
+        first_position: row.get(2),
+        epoch: row.get(3),
+        last_token: row.get(4),
+        now: Time(row.get(5)),
     })
-}
-
-/// The batch that is being saved, by which it is found again.
-pub(super) fn batch_of(save: &Save) -> Option<(&'static Table, &Columns)> {
-    let batches = save.tables.iter().find(|changes| changes.table.name == "batches")?;
-    batches
-        .inserts
-        .first()
-        .or(batches.upserts.first())
-        .map(|row| (batches.table, row))
 }

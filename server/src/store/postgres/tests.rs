@@ -8,14 +8,14 @@ use super::*;
 use crate::lane::TABLES;
 use crate::store::action::Action;
 use crate::store::row::Table;
-use crate::store::tests::{Schema, row, unchanged};
+use crate::store::tests::{Schema, all_tables, next, row, unchanged};
 use crate::store::{TOKEN_COUNTER_BITS, TableSave};
 
 async fn save(store: &Postgres, tables: Vec<TableSave>) -> Result<(), StoreError> {
     let (transaction, mut head, _) = store.begin("a", Plan::new()).await?;
     head.position += 1;
     let trims = Vec::new();
-    transaction.commit(Save { tables, trims, head }).await
+    transaction.commit(next(tables, trims, head)).await
 }
 
 async fn position(store: &Postgres) -> i64 {
@@ -41,7 +41,7 @@ async fn explain(client: &Client, sql: &str) -> String {
 }
 
 async fn check_plans(client: &Client, when: &str) {
-    for table in TABLES {
+    for table in all_tables() {
         for action in Action::all(table) {
             let index = match action {
                 Action::Insert | Action::Upsert => continue,
@@ -64,9 +64,13 @@ async fn check_plans(client: &Client, when: &str) {
             assert!(walks && wrong.is_none(), "{when}, {wrong:?}: {sql}\n{plan}");
         }
     }
-    for sql in [statements::LOCK_HEAD, statements::READ_HEAD] {
+    for (sql, index) in [
+        (statements::LOCK_HEAD, "heads_pkey"),
+        (statements::READ_HEAD, "batches_pkey"),
+        (statements::FIND_BATCH, "batches_pkey"),
+    ] {
         let plan = explain(client, sql).await;
-        assert!(plan.contains("using heads_pkey on"), "{when}: {sql}\n{plan}");
+        assert!(plan.contains(&format!("using {index} on")), "{when}: {sql}\n{plan}");
     }
 }
 
@@ -183,28 +187,10 @@ async fn a_connection_that_the_server_ends_costs_nothing_that_was_committed() {
     let (transaction, mut head, _) = store.begin("a", Plan::new()).await.expect("a transaction");
     end_all().await;
     head.position = 99;
-    let save_one = Save {
-        tables: vec![batch("lost")],
-        trims: Vec::new(),
-        head,
-    };
+    let save_one = next(Vec::new(), Vec::new(), head);
     let outcome = transaction.commit(save_one).await;
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     assert_eq!(position(&store).await, 2);
-}
-
-/// A new row of `batches`, as every batch has one.
-fn batch(id: &str) -> TableSave {
-    let table = TABLES
-        .iter()
-        .find(|table| table.name == "batches")
-        .expect("the batches");
-    let mut row = row(table, 1);
-    row[0] = crate::store::row::Value::Text(id.to_owned());
-    TableSave {
-        inserts: vec![row],
-        ..unchanged(table)
-    }
 }
 
 #[tokio::test]
@@ -221,11 +207,7 @@ async fn a_commit_that_is_not_answered_is_found_again() {
             async move {
                 let (transaction, mut head, _) = store.begin(namespace, Plan::new()).await.expect("a transaction");
                 head.position = position;
-                let save = Save {
-                    tables,
-                    trims: Vec::new(),
-                    head,
-                };
+                let save = next(tables, Vec::new(), head);
                 if position == 7 {
                     proxy.cut(arrives);
                 }
@@ -234,16 +216,12 @@ async fn a_commit_that_is_not_answered_is_found_again() {
         };
         // So that the connection has its statements.
         let (transaction, head, _) = store.begin("warm", Plan::new()).await.expect("a transaction");
-        let warm = Save {
-            tables: vec![batch(&namespace)],
-            trims: Vec::new(),
-            head,
-        };
+        let warm = next(Vec::new(), Vec::new(), head);
         transaction.commit(warm).await.expect("a commit");
         if !namespace_is_new {
             commit(1, Vec::new()).await.expect("a commit");
         }
-        let outcome = commit(7, vec![batch("lost")]).await;
+        let outcome = commit(7, Vec::new()).await;
         let (head, _) = store.read(&namespace, Plan::new()).await.expect("a read");
         if arrives {
             assert!(outcome.is_ok(), "{outcome:?}");
@@ -268,7 +246,7 @@ async fn another_history_raises_the_epoch() {
     let client = schema.client().await;
     let token = ((first.epoch() + 1_000) << TOKEN_COUNTER_BITS) + 5;
     client
-        .execute("UPDATE heads SET last_token = $1", &[&token])
+        .execute("UPDATE batches SET last_token = $1", &[&token])
         .await
         .expect("a change");
     client

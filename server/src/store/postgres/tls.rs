@@ -41,7 +41,9 @@ enum Trust {
 /// A sentence about the URL, which has no word of its password.
 pub(super) fn of_url(url: &str) -> Result<(String, SslMode, Tls), String> {
     if url.matches('@').count() > 1 {
-        return Err("has more than one @: one that is part of a user, a password or a parameter is written %40".to_owned());
+        return Err(
+            "has more than one @: one that is part of a user, a password or a parameter is written %40".to_owned(),
+        );
     }
     let start = url.find('@').unwrap_or(0);
     let (place, parameters) = match url[start..].find('?') {
@@ -62,7 +64,9 @@ pub(super) fn of_url(url: &str) -> Result<(String, SslMode, Tls), String> {
                 continue;
             }
         };
-        let value = percent_decode_str(value).decode_utf8().map_err(|_| format!("has a {name} that is not UTF-8"))?;
+        let value = percent_decode_str(value)
+            .decode_utf8()
+            .map_err(|_| format!("has a {name} that is not UTF-8"))?;
         *slot = (!value.is_empty()).then(|| value.into_owned());
     }
     let (mode, config) = asked.config()?;
@@ -91,7 +95,11 @@ impl Asked {
             Some("require") if self.roots.is_none() => (SslMode::Require, Trust::Anything),
             Some("require" | "verify-ca") => (SslMode::Require, Trust::Issuer),
             Some("verify-full") => (SslMode::Require, Trust::IssuerAndName),
-            Some(_) => return Err("has an sslmode that is none of disable, prefer, require, verify-ca and verify-full".to_owned()),
+            Some(_) => {
+                return Err(
+                    "has an sslmode that is none of disable, prefer, require, verify-ca and verify-full".to_owned(),
+                );
+            }
         };
         if self.roots.is_some() && trust == Trust::Anything {
             return Err("has an sslrootcert that nothing would be held against: it needs sslmode=verify-full, verify-ca or require".to_owned());
@@ -107,7 +115,8 @@ impl Asked {
             (None, None) => builder.with_no_client_auth(),
             (Some(certificate), Some(key)) => {
                 let chain = certificates("sslcert", certificate)?;
-                let key = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("has an sslkey ({key}) that cannot be read: {error}"))?;
+                let key = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| format!("has an sslkey ({key}) that cannot be read: {error}"))?;
                 let config = builder.with_client_auth_cert(chain, key);
                 config.map_err(|error| format!("has an sslcert and an sslkey that do not fit: {error}"))?
             }
@@ -145,7 +154,10 @@ impl Verifier {
             None | Some("system") => {
                 let found = rustls_native_certs::load_native_certs();
                 if found.certs.is_empty() {
-                    return Err("needs certificates to trust, and this system has none: name a file of them with sslrootcert".to_owned());
+                    return Err(
+                        "needs certificates to trust, and this system has none: name a file of them with sslrootcert"
+                            .to_owned(),
+                    );
                 }
                 found.certs
             }
@@ -177,7 +189,8 @@ impl ServerCertVerifier for Verifier {
         }
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        let signed = verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms);
+        let signed =
+            verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms);
         match signed {
             Err(error) if is_out_of_time(&error) => return Err(error),
             Err(error) if !self.known.contains(end_entity) => return Err(error),
@@ -254,7 +267,10 @@ mod tests {
     fn what_is_about_encryption_is_taken_out_of_the_url() {
         let url = "postgres://u:p%40?x@h:1,i:2/d?sslmode=require&application_name=a&sslrootcert=&connect_timeout=3";
         let (left, mode, _) = of_url(url).expect("a URL");
-        assert_eq!(left, "postgres://u:p%40?x@h:1,i:2/d?application_name=a&connect_timeout=3");
+        assert_eq!(
+            left,
+            "postgres://u:p%40?x@h:1,i:2/d?application_name=a&connect_timeout=3"
+        );
         assert!(matches!(mode, SslMode::Require));
         let (left, mode, _) = of_url("postgres://h/d?sslmode=disable").expect("a URL");
         assert_eq!(left, "postgres://h/d");
@@ -270,10 +286,18 @@ mod tests {
             ("sslmode=prefer&sslrootcert=/tmp/x", "sslrootcert"),
             ("sslmode=verify-full&sslrootcert=/no/such/file", "/no/such/file"),
             ("sslmode=require&sslcert=/no/such/file", "both"),
-            ("sslmode=require&sslcert=/no/such/file&sslkey=/no/such/key", "/no/such/file"),
+            (
+                "sslmode=require&sslcert=/no/such/file&sslkey=/no/such/key",
+                "/no/such/file",
+            ),
         ] {
-            let error = of_url(&format!("postgres://u:hunter2@h/d?{parameters}")).err().expect(parameters);
-            assert!(error.contains(complaint) && !error.contains("hunter2"), "{parameters}: {error}");
+            let error = of_url(&format!("postgres://u:hunter2@h/d?{parameters}"))
+                .err()
+                .expect(parameters);
+            assert!(
+                error.contains(complaint) && !error.contains("hunter2"),
+                "{parameters}: {error}"
+            );
         }
         let error = of_url("postgres://u:hunt@er2?x=y@h/d").err().expect("two @");
         assert!(error.contains("%40") && !error.contains("er2"), "{error}");

@@ -13,10 +13,9 @@ use tokio_postgres::Row;
 use super::Shared;
 use super::connection::{Connection, Failure, PATIENCE, PAUSE, goes_on, patiently};
 use super::pipeline::{Pipeline, Request};
-use super::statements::{BEGIN, COMMIT, LOCK_HEAD, MAKE_HEAD, NO_TIMEOUT, Preparer, batch_of, read_head, read_plan};
-use crate::store::row::Table;
+use super::statements::{BEGIN, COMMIT, LOCK_HEAD, MAKE_HEAD, NO_TIMEOUT, Preparer, READ_HEAD, read_head, read_plan};
 use crate::store::step::{Reply, Step};
-use crate::store::{Columns, Head, Plan, Rows, Save, StoreError};
+use crate::store::{Head, Plan, Rows, Save, StoreError};
 
 /// How long an open transaction may do nothing. The server ends one that does nothing for longer.
 const MAX_SILENCE: Duration = Duration::from_secs(8);
@@ -74,17 +73,21 @@ pub(super) async fn serve(shared: Arc<Shared>, namespace: String, plan: Plan, re
 
 async fn open(shared: &Shared, connection: &Connection, namespace: &str, plan: &Plan) -> Result<(Head, Rows), Failure> {
     let prepare = shared.preparer(connection, namespace);
-    let mut requests = vec![prepare.bare(BEGIN).await?, prepare.head(LOCK_HEAD).await?];
+    let mut requests = vec![
+        prepare.bare(BEGIN).await?,
+        prepare.head(LOCK_HEAD).await?,
+        prepare.head(READ_HEAD).await?,
+    ];
     requests.extend(prepare.plan(plan).await?);
-    let mut answers = run(connection, &requests).await?.into_iter().skip(1);
-    if let Some(head) = read_head(&answers.next().unwrap_or_default()) {
-        return Ok((head, read_plan(plan, answers.collect())?));
+    let mut answers = run(connection, &requests).await?;
+    if answers[1].is_empty() {
+        // A new namespace. What was read was read without the lock.
+        requests[0] = prepare.head(MAKE_HEAD).await?;
+        answers = run(connection, &requests).await?;
     }
-    // A new namespace. What was read was read without the lock.
-    requests[0] = prepare.head(MAKE_HEAD).await?;
-    let mut answers = run(connection, &requests).await?.into_iter().skip(1);
+    let mut answers = answers.into_iter().skip(2);
     let head = read_head(&answers.next().unwrap_or_default());
-    let head = head.ok_or_else(|| StoreError::refused("a head that was made is not there"))?;
+    let head = head.ok_or_else(|| StoreError::refused("the head cannot be read"))?;
     Ok((head, read_plan(plan, answers.collect())?))
 }
 
@@ -180,12 +183,9 @@ async fn prepare_save<'a>(prepare: &Preparer<'a>, save: &'a Save) -> Result<Vec<
 /// Finds out what became of a commit that was not answered.
 async fn find(shared: &Shared, namespace: &str, save: &Save, lost: &StoreError) -> Result<(), StoreError> {
     tracing::warn!(%namespace, cause = %lost, "a commit was not answered; looking for it");
-    let Some((table, row)) = batch_of(save) else {
-        return Err(StoreError::unknown(lost));
-    };
     let search = async {
         loop {
-            match look(shared, namespace, table, row).await {
+            match look(shared, namespace, save).await {
                 Ok(found) => return found,
                 Err(error) => tracing::debug!(%error, "could not look for a commit"),
             }
@@ -201,14 +201,16 @@ async fn find(shared: &Shared, namespace: &str, save: &Save, lost: &StoreError) 
 }
 
 /// Waits for the end of the old transaction, by the head that it has locked, and looks for its batch.
-async fn look(shared: &Shared, namespace: &str, table: &'static Table, row: &Columns) -> Result<bool, StoreError> {
+async fn look(shared: &Shared, namespace: &str, save: &Save) -> Result<bool, StoreError> {
     let connection = Connection::get(&shared.writers).await?;
-    let plan = vec![crate::store::TablePlan {
-        table,
-        keys: vec![row[..table.key].to_vec()],
-        selections: Vec::new(),
-    }];
-    let (_, rows) = open(shared, &connection, namespace, &plan).await?;
+    let prepare = shared.preparer(&connection, namespace);
+    let requests = [
+        prepare.bare(BEGIN).await?,
+        prepare.head(LOCK_HEAD).await?,
+        prepare.batch(save).await?,
+    ];
+    let answers = run(&connection, &requests).await?;
+    drop(requests);
     roll_back(connection).await;
-    Ok(rows.iter().any(|rows| !rows.by_key.is_empty()))
+    Ok(!answers[2].is_empty())
 }

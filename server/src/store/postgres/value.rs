@@ -12,6 +12,8 @@ use crate::store::{Columns, StoreError};
 pub(super) enum Parameter<'a> {
     Text(&'a str),
     Int(i64),
+    MaybeText(Option<&'a str>),
+    MaybeInt(Option<i64>),
     Blob(&'a [u8]),
     Texts(Vec<Option<&'a str>>),
     Ints(Vec<Option<i64>>),
@@ -23,6 +25,8 @@ impl ToSql for Parameter<'_> {
         match self {
             Parameter::Text(text) => text.to_sql_checked(kind, out),
             Parameter::Int(number) => number.to_sql_checked(kind, out),
+            Parameter::MaybeText(text) => text.to_sql_checked(kind, out),
+            Parameter::MaybeInt(number) => number.to_sql_checked(kind, out),
             Parameter::Blob(bytes) => bytes.to_sql_checked(kind, out),
             Parameter::Texts(texts) => texts.to_sql_checked(kind, out),
             Parameter::Ints(numbers) => numbers.to_sql_checked(kind, out),

@@ -98,8 +98,7 @@ pub(super) fn prepare(connection: &mut Connection, migrating: Migrating) -> Resu
             })
             .optional()?
             .and_then(|epoch| epoch.parse().ok());
-        let last_token: i64 =
-            transaction.query_row("SELECT coalesce(max(last_token), 0) FROM heads", [], |row| row.get(0))?;
+        let last_token: i64 = transaction.query_row(epoch::LAST_TOKEN, [], |row| row.get(0))?;
         let epoch = epoch::next(before, last_token);
         transaction.execute(
             "INSERT INTO meta (name, value) VALUES ('epoch', ?1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",

@@ -9,19 +9,21 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, Row, ToSql};
 use super::sql;
 use crate::store::action::Action;
 use crate::store::row::{Table, Value};
-use crate::store::{Columns, Head, Plan, Rows, Save, StoreError, TablePlan, TableRows};
+use crate::store::{Columns, Head, Note, Plan, Rows, Save, StoreError, TablePlan, TableRows};
 use crate::time::Time;
 
 /// More statements than there can be, so that none is ever prepared twice.
 const STATEMENTS: usize = 2_048;
 
+/// The newest batch is the head.
 const READ_HEAD: &str = "\
-    SELECT position, first_position, epoch, last_token, last_time FROM heads WHERE namespace = ?1";
+    SELECT batch, position, first_position, epoch, last_token, at FROM batches WHERE namespace = ?1 ORDER BY batch DESC LIMIT 1";
+
+const MAKE_HEAD: &str = "INSERT INTO heads (namespace) VALUES (?1) ON CONFLICT (namespace) DO NOTHING";
 
 const SAVE_HEAD: &str = "\
-    INSERT INTO heads (namespace, position, first_position, epoch, last_token, last_time) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
-    ON CONFLICT (namespace) DO UPDATE SET position = excluded.position, first_position = excluded.first_position, \
-    epoch = excluded.epoch, last_token = excluded.last_token, last_time = excluded.last_time";
+    INSERT INTO batches (namespace, batch, batch_id, events, position, first_position, epoch, last_token, at, next_due, changed) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 
 /// A connection with its statements.
 pub(super) struct Session {
@@ -53,11 +55,12 @@ impl Session {
         };
         let number = |column| row.get::<_, i64>(column).map_err(refused);
         Ok(Head {
-            position: number(0)?,
-            first_position: number(1)?,
-            epoch: number(2)?,
-            last_token: number(3)?,
-            now: now.max(Time(number(4)?)),
+            batch: number(0)?,
+            position: number(1)?,
+            first_position: number(2)?,
+            epoch: number(3)?,
+            last_token: number(4)?,
+            now: now.max(Time(number(5)?)),
         })
     }
 
@@ -104,20 +107,29 @@ impl Session {
             bind(&mut statement, [&trim.up_to, &limit])?;
             statement.raw_execute().map_err(refused)?;
         }
-        let Head {
-            position,
-            first_position,
-            epoch,
-            last_token,
-            now,
-        } = save.head;
+        self.save_head(namespace, &save.head, &save.note).map_err(refused)
+    }
+
+    fn save_head(&self, namespace: &str, head: &Head, note: &Note) -> rusqlite::Result<()> {
+        if head.batch == 1 {
+            self.connection.prepare_cached(MAKE_HEAD)?.execute([namespace])?;
+        }
         self.connection
-            .prepare_cached(SAVE_HEAD)
-            .and_then(|mut statement| {
-                statement.execute((namespace, position, first_position, epoch, last_token, now.0))
-            })
+            .prepare_cached(SAVE_HEAD)?
+            .execute((
+                namespace,
+                head.batch,
+                &note.batch_id,
+                note.events,
+                head.position,
+                head.first_position,
+                head.epoch,
+                head.last_token,
+                head.now.0,
+                note.next_due.map(|due| due.0),
+                &note.changed,
+            ))
             .map(drop)
-            .map_err(refused)
     }
 
     /// Runs one statement with each of these sets of values.

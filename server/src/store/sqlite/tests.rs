@@ -8,6 +8,7 @@ use super::*;
 use crate::lane::TABLES;
 use crate::store::TOKEN_COUNTER_BITS;
 use crate::store::action::Action;
+use crate::store::tests::next;
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -21,11 +22,7 @@ fn file(directory: &Path) -> Connection {
 async fn save(store: &Sqlite, change: impl FnOnce(&mut Head)) -> Result<(), StoreError> {
     let (transaction, mut head, _) = store.begin("a", Plan::new()).await?;
     change(&mut head);
-    let save = Save {
-        tables: Vec::new(),
-        trims: Vec::new(),
-        head,
-    };
+    let save = next(Vec::new(), Vec::new(), head);
     transaction.commit(save).await
 }
 
@@ -156,11 +153,7 @@ async fn the_log_beside_the_file_stays_small() {
             inserts: rows.collect(),
             ..crate::store::tests::unchanged(table)
         };
-        let save = Save {
-            tables: vec![inserts],
-            trims: Vec::new(),
-            head,
-        };
+        let save = next(vec![inserts], Vec::new(), head);
         transaction.commit(save).await.expect("a commit");
         largest = largest.max(log());
     }
@@ -179,20 +172,19 @@ async fn the_log_beside_the_file_stays_small() {
 fn a_full_disk_changes_nothing() {
     let directory = Directory::temporary().expect("a temporary directory");
     let mut session = directory.connect(1_024).expect("a connection");
-    file::prepare(&mut session.connection).expect("tables");
+    file::prepare(&mut session.connection, Migrating::Auto).expect("tables");
     session
         .connection
         .pragma_update(None, "max_page_count", 200)
         .expect("a limit");
     let table = TABLES.iter().find(|table| table.name == "events").expect("the log");
     let row = |salt| crate::store::tests::row(table, salt);
-    let save = |count| Save {
-        tables: vec![crate::store::TableSave {
+    let save = |count| {
+        let inserts = crate::store::TableSave {
             inserts: (0..count).map(row).collect(),
             ..crate::store::tests::unchanged(table)
-        }],
-        trims: Vec::new(),
-        head: Head::new(crate::time::Time(1)),
+        };
+        next(vec![inserts], Vec::new(), Head::new(crate::time::Time(1)))
     };
     session.run("BEGIN IMMEDIATE").expect("a transaction");
     let full = session.save("a", &save(20_000));
@@ -209,7 +201,7 @@ fn a_full_disk_changes_nothing() {
 fn every_statement_goes_by_an_index() {
     let directory = Directory::temporary().expect("a temporary directory");
     let mut session = directory.connect(1_024).expect("a connection");
-    file::prepare(&mut session.connection).expect("tables");
+    file::prepare(&mut session.connection, Migrating::Auto).expect("tables");
     for table in TABLES {
         for action in Action::all(table) {
             let sql = sql::text(table, action);

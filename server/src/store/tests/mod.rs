@@ -10,7 +10,7 @@ use std::ops::Deref;
 
 use super::row::{Index, Kind, Table, Value};
 use super::*;
-use crate::lane::TABLES;
+use crate::lane::{BatchRecord, TABLES};
 
 /// The stores to try: the embedded one, and Postgres if there is a server for tests.
 async fn stores() -> Vec<Tried> {
@@ -106,6 +106,11 @@ impl Drop for Schema {
     }
 }
 
+/// Every table of rows: those that batches change, and those that are written beside them.
+pub(super) fn all_tables() -> impl Iterator<Item = &'static Table> {
+    TABLES.iter().copied().chain([BatchRecord::TABLE])
+}
+
 /// A row whose columns all say the same number; `salt` makes another row under another key.
 pub(super) fn row(table: &Table, salt: i64) -> Columns {
     let value = |kind| match kind {
@@ -139,16 +144,29 @@ pub(super) fn unchanged(table: &'static Table) -> TableSave {
     }
 }
 
+/// The next batch after a head that was read.
+pub(super) fn next(tables: Vec<TableSave>, trims: Vec<Trim>, head: Head) -> Save {
+    Save {
+        tables,
+        trims,
+        head: Head {
+            batch: head.batch + 1,
+            ..head
+        },
+        note: Note {
+            batch_id: uuid::Uuid::new_v4().to_string(),
+            ..Note::default()
+        },
+    }
+}
+
 /// Commits changes in a transaction of their own.
 async fn save(store: &Store, namespace: &str, tables: Vec<TableSave>, trims: Vec<Trim>) -> Result<Head, StoreError> {
     let (transaction, mut head, _) = store.begin(namespace, Plan::new()).await?;
     head.position += 1;
     head.epoch = store.epoch();
-    let save = Save {
-        tables,
-        trims,
-        head: head.clone(),
-    };
+    let save = next(tables, trims, head);
+    let head = save.head.clone();
     transaction.commit(save).await?;
     Ok(head)
 }

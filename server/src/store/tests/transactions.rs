@@ -104,17 +104,21 @@ async fn the_head_is_what_was_committed_last_and_time_does_not_run_backwards() {
         let (transaction, head, _) = store.begin("a", Plan::new()).await.expect("a transaction");
         let later = head.now + Duration::from_secs(3_600);
         let committed = Head {
+            batch: 1,
             position: 7,
             first_position: 3,
             epoch: 5,
             last_token: 5 << TOKEN_COUNTER_BITS,
             now: later,
         };
-        let save = Save {
-            tables: Vec::new(),
-            trims: Vec::new(),
-            head: committed.clone(),
-        };
+        let save = next(
+            Vec::new(),
+            Vec::new(),
+            Head {
+                batch: 0,
+                ..committed.clone()
+            },
+        );
         transaction.commit(save).await.expect("a commit");
         let (transaction, head, _) = store.begin("a", Plan::new()).await.expect("a transaction");
         assert_eq!(head, committed);
@@ -189,11 +193,7 @@ async fn lanes_of_one_namespace_exclude_each_other() {
                         let (transaction, mut head, _) = store.begin(namespace, Plan::new()).await.expect("a turn");
                         tokio::task::yield_now().await;
                         head.position += 1;
-                        let save = Save {
-                            tables: Vec::new(),
-                            trims: Vec::new(),
-                            head,
-                        };
+                        let save = next(Vec::new(), Vec::new(), head);
                         transaction.commit(save).await.expect("a commit");
                     }
                 })
