@@ -12,7 +12,10 @@ use crate::support::wait::soon;
 async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = tokio::process::Command::new(binary());
     command.args(arguments).env_clear().envs(variables.iter().copied());
-    let command = command.env("HOME", "/nonexistent").stdin(Stdio::null()).kill_on_drop(true);
+    let command = command
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     soon("the command's end", command.output()).await.expect("the binary")
 }
 
@@ -30,7 +33,9 @@ async fn shown(arguments: &[&str], variables: &[(&str, &str)]) -> std::collectio
     let output = run(&arguments, variables).await;
     assert!(output.status.success(), "{}", words(&output));
     let lines = out(&output);
-    let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
     lines
         .map(|line| (line["name"].as_str().expect("a name").to_owned(), line))
         .collect()

@@ -212,6 +212,32 @@ fn rules_know_no_transport_no_driver_no_clock_and_no_chance() {
 }
 
 #[test]
+fn time_chance_and_tasks_come_from_the_machine() {
+    let direct = [
+        "std::time::Instant",
+        "std::time::SystemTime",
+        "rand",
+        "tokio::select",
+        "tokio::spawn",
+        "tokio::task::spawn",
+        "tokio::task::spawn_blocking",
+        "tokio::runtime::Handle",
+        "uuid::Uuid::now_v7",
+        "uuid::Uuid::new_v4",
+    ];
+    let outside = ["cli", "machine", "store", "main"];
+    let mut faults = naming(&direct, |source| {
+        source.in_server().is_some() && !outside.contains(&source.room()) && source.path != "server/src/edge/server.rs"
+    });
+    // A gap is where two clocks disagree, so it has to name both.
+    faults.retain(|fault| fault != "server/src/sessions/gap.rs names std::time::SystemTime");
+    assert_none(
+        faults,
+        "Above the store's seam, clocks, chance and tasks come from `crate::machine`, so that the simulation runs the same code.",
+    );
+}
+
+#[test]
 fn rules_take_nothing_from_the_edge_the_tail_or_the_store_but_rows() {
     let mut faults = naming(
         &[

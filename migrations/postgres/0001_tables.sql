@@ -43,6 +43,7 @@ CREATE TABLE epochs (
     namespace text COLLATE "C" NOT NULL,
     epoch bigint NOT NULL,
     first_position bigint NOT NULL,
+    first_batch bigint NOT NULL,
     PRIMARY KEY (namespace, epoch)
 );
 
@@ -152,6 +153,16 @@ CREATE TABLE sessions (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX sessions_by_due ON sessions (namespace, due_at, session_id) WHERE namespace <> '' AND due_at IS NOT NULL;
 CREATE INDEX sessions_by_life ON sessions (namespace, life, session_id) WHERE namespace <> '';
+
+-- When each live session was last heard of, by the store's clock, and by which replica. Written in bulk beside the batches; nothing that
+-- changes is indexed, so a new version of a row stays in its page.
+CREATE TABLE beats (
+    namespace text COLLATE "C" NOT NULL,
+    session_id text COLLATE "C" NOT NULL,
+    home text COLLATE "C" NOT NULL,
+    at bigint NOT NULL,
+    PRIMARY KEY (namespace, session_id)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 -- Locks --------------------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ CREATE TABLE epochs (
     namespace TEXT NOT NULL,
     epoch INTEGER NOT NULL,
     first_position INTEGER NOT NULL,
+    first_batch INTEGER NOT NULL,
     PRIMARY KEY (namespace, epoch)
 ) STRICT, WITHOUT ROWID;
 
@@ -147,6 +148,15 @@ CREATE TABLE sessions (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sessions_by_due ON sessions (namespace, due_at, session_id) WHERE due_at IS NOT NULL;
 CREATE INDEX sessions_by_life ON sessions (namespace, life, session_id);
+
+-- When each live session was last heard of. Here only its beginning: heartbeats are kept in memory.
+CREATE TABLE beats (
+    namespace TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    home TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, session_id)
+) STRICT, WITHOUT ROWID;
 
 -- Locks --------------------------------------------------------------------------------------------------------------
 

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::bus::Bus;
 use crate::config::{Defaults, Limits, Policy, Retention};
 use crate::lane::Lanes;
+use crate::machine;
 use crate::sessions::beats::Beats;
 use crate::sessions::gap::Gap;
+use crate::sessions::pulse::Pulse;
 use crate::sessions::watch::Watchman;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sweep::{Due, Sweep};
-use crate::tail::Tail;
+use crate::tail::{OnLost, Tail};
 
 /// A server's parts, as the doors see them.
 pub struct App {
@@ -23,6 +26,8 @@ pub struct App {
     pub tail: Tail,
     /// Signs of life.
     pub beats: Beats,
+    /// Where signs of life are written, if servers share the store.
+    pub pulse: Option<Pulse>,
     /// When signs of life could not be seen.
     pub gap: Gap,
     /// What the server accepts.
@@ -36,8 +41,11 @@ pub struct App {
 }
 
 impl App {
-    /// Puts a server together over a store and starts what runs beside the calls.
-    pub fn start(store: Store, policy: Policy) -> Arc<App> {
+    /// Puts a server together over a store and a bus, and starts what runs beside the calls.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn start(store: Store, bus: Bus, policy: Policy) -> Result<Arc<App>, StoreError> {
         let Policy {
             limits,
             defaults,
@@ -47,11 +55,13 @@ impl App {
         let gap = Gap::new();
         let due = Due::new(&retention);
         let observers: Vec<crate::tail::Observer> = vec![beats.observer(), due.observer()];
-        let tail = Tail::new(store.clone(), observers);
-        let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone(), retention);
         let draining = CancellationToken::new();
+        let (lost, lost_of) = tokio::sync::mpsc::unbounded_channel();
+        let on_lost: OnLost = Box::new(move |namespace| drop(lost.send(Arc::clone(namespace))));
+        let tail = Tail::start(store.clone(), bus, observers, on_lost, draining.clone()).await?;
+        let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone(), retention);
         let sweep = Sweep {
-            due,
+            due: due.clone(),
             store: store.clone(),
             lanes: lanes.clone(),
             gap: gap.clone(),
@@ -64,17 +74,32 @@ impl App {
             beats: beats.clone(),
             gap: gap.clone(),
         };
-        watchman.start(draining.clone());
-        Arc::new(App {
+        watchman.clone().start(draining.clone());
+        let begin_again = begin_again(lost_of, watchman, due);
+        let stopping = draining.clone();
+        machine::spawn(async move { stopping.run_until_cancelled(begin_again).await });
+        let pulse = store
+            .is_shared()
+            .then(|| Pulse::start(store.clone(), beats.home().to_owned()));
+        Ok(Arc::new(App {
             store,
             lanes,
             tail,
             beats,
+            pulse,
             gap,
             limits,
             defaults,
             retention,
             draining,
-        })
+        }))
+    }
+}
+
+/// Reads again what is known of a namespace whose history was lost.
+async fn begin_again(mut lost: tokio::sync::mpsc::UnboundedReceiver<Arc<str>>, watchman: Watchman, due: Due) {
+    while let Some(namespace) = lost.recv().await {
+        due.now(&namespace);
+        watchman.begin_again(&namespace).await;
     }
 }

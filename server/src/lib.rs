@@ -17,6 +17,7 @@ pub mod error;
 pub mod events;
 pub mod lane;
 pub mod locks;
+pub mod machine;
 pub mod payload;
 pub mod registry;
 pub mod sessions;

@@ -6,7 +6,6 @@
 //!
 //! Failure: a store that is not there is tried again; a job that finds its row changed does nothing.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use crate::error::Refusal;
 use crate::events::{self, Event};
 use crate::lane::{BatchRecord, Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
 use crate::locks::{self, Lock, Waiter};
+use crate::machine::{self, HashMap};
 use crate::registry::{self, Agent};
 use crate::sessions::gap::Gap;
 use crate::sessions::{self, Session};
@@ -34,6 +34,8 @@ const ROUND: usize = 256;
 const RETRY: Duration = Duration::from_millis(500);
 /// Old rows are deleted this much later than they could be, so that they go many at a time.
 const LAZINESS: Duration = Duration::from_secs(60);
+/// How much later than the server that committed it this one looks at what is due.
+const HANDICAP: Duration = Duration::from_millis(300);
 /// The sweeper never looks again sooner than this.
 const BREATH: Duration = Duration::from_millis(2);
 
@@ -65,8 +67,16 @@ impl Due {
         let due = self.clone();
         Box::new(move |commit| {
             let latest = commit.head.now + due.at_the_latest;
-            due.note(&commit.namespace, commit.next_due.unwrap_or(latest).min(latest));
+            // What another server committed it also looks after: only if it does not is there anything left to do.
+            let handicap = if commit.own { Duration::ZERO } else { HANDICAP };
+            let next = commit.next_due.unwrap_or(latest).min(latest);
+            due.note(&commit.namespace, next + handicap);
         })
+    }
+
+    /// Notes that a namespace wants to be looked at now.
+    pub fn now(&self, namespace: &Arc<str>) {
+        self.note(namespace, Time(0));
     }
 
     /// Notes that a namespace wants to be looked at, at the latest by then.
@@ -122,8 +132,8 @@ struct Round {
 impl Sweep {
     /// Starts sweeping, until the server is draining.
     pub fn start(self, draining: CancellationToken) {
-        tokio::spawn(async move {
-            tokio::select! {
+        machine::spawn(async move {
+            crate::select! {
                 () = self.run() => {}
                 () = draining.cancelled() => {}
             }
@@ -152,7 +162,7 @@ impl Sweep {
             futures::future::join_all(rounds).await;
             if namespaces.is_empty() {
                 let wait = wait.unwrap_or(Duration::from_secs(3_600)).max(BREATH);
-                tokio::select! {
+                crate::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = self.due.shared.earlier.notified() => {}
                 }

@@ -1,7 +1,9 @@
 //! Points in time as the store tells them. Rules get them as parameters and never look at a clock.
 
 use std::ops::{Add, Sub};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::machine;
 
 /// A point in time: microseconds since the Unix epoch, by the store's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -10,7 +12,7 @@ pub struct Time(pub i64);
 impl Time {
     /// What the machine's clock says. For stores and tests: rules are told the time.
     pub fn of_this_machine() -> Time {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = machine::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         Time(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 

@@ -16,7 +16,10 @@ fn databases() -> Vec<(Composition, String, tempfile::TempDir)> {
         (*composition, url, directory)
     };
     let on = [Composition::Sqlite, Composition::Postgres];
-    on.iter().filter(|composition| compositions().contains(composition)).map(of).collect()
+    on.iter()
+        .filter(|composition| compositions().contains(composition))
+        .map(of)
+        .collect()
 }
 
 /// Changes a database behind the program's back.
@@ -24,10 +27,15 @@ async fn change(url: &str, statement: &'static str) {
     match url.strip_prefix("sqlite:") {
         Some(directory) => {
             let file = std::path::Path::new(directory).join("drumline.db");
-            rusqlite::Connection::open(file).expect("a file").execute_batch(statement).expect("no error");
+            rusqlite::Connection::open(file)
+                .expect("a file")
+                .execute_batch(statement)
+                .expect("no error");
         }
         None => {
-            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("it answers");
+            let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
+                .await
+                .expect("it answers");
             tokio::spawn(connection);
             client.batch_execute(statement).await.expect("no error");
         }
@@ -40,13 +48,21 @@ async fn tables_are_made_once_and_the_check_says_whether_they_are() {
         let given = [("DRUMLINE_DATABASE_URL", url.as_str())];
         let check = run(&["migrate", "--check"], &given).await;
         assert_eq!(check.status.code(), Some(1), "{composition:?}: {}", words(&check));
-        assert!(out(&check).contains("needs 0001_tables"), "{composition:?}: {}", out(&check));
+        assert!(
+            out(&check).contains("needs 0001_tables"),
+            "{composition:?}: {}",
+            out(&check)
+        );
         let check = run(&["migrate", "--check"], &given).await;
         assert_eq!(check.status.code(), Some(1), "the check makes nothing");
 
         let refused = run(&["serve", "--migrate=check", "--listen", "127.0.0.1:0"], &given).await;
         assert_eq!(refused.status.code(), Some(1), "{composition:?}");
-        assert!(words(&refused).contains("drumline migrate"), "{composition:?}: {}", words(&refused));
+        assert!(
+            words(&refused).contains("drumline migrate"),
+            "{composition:?}: {}",
+            words(&refused)
+        );
 
         let made = run(&["migrate"], &given).await;
         assert!(made.status.success(), "{composition:?}: {}", words(&made));
@@ -79,10 +95,18 @@ async fn two_processes_that_migrate_at_once_make_the_tables_once() {
                 continue;
             }
             let steps: serde_json::Value = serde_json::from_str(&out(output)).expect("JSON");
-            made += steps["applied_now"].as_array().expect("a list").iter().filter(|step| *step == "0001_tables").count();
+            made += steps["applied_now"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .filter(|step| *step == "0001_tables")
+                .count();
         }
         assert_eq!(made, 1, "{composition:?}");
-        assert!(run(&["migrate", "--check"], &given).await.status.success(), "{composition:?}");
+        assert!(
+            run(&["migrate", "--check"], &given).await.status.success(),
+            "{composition:?}"
+        );
     }
 }
 
@@ -101,8 +125,17 @@ async fn a_newer_database_is_left_alone_by_every_command() {
         ];
         for command in commands {
             let output = run(command, &given).await;
-            assert_eq!(output.status.code(), Some(1), "{composition:?} {command:?}: {}", words(&output));
-            assert!(words(&output).contains("newer version"), "{composition:?} {command:?}: {}", words(&output));
+            assert_eq!(
+                output.status.code(),
+                Some(1),
+                "{composition:?} {command:?}: {}",
+                words(&output)
+            );
+            assert!(
+                words(&output).contains("newer version"),
+                "{composition:?} {command:?}: {}",
+                words(&output)
+            );
         }
     }
 }
@@ -110,7 +143,11 @@ async fn a_newer_database_is_left_alone_by_every_command() {
 #[tokio::test]
 async fn a_database_that_cannot_be_reached_is_told_from_one_that_is_refused() {
     let given = [("DRUMLINE_DATABASE_URL", "postgres://somebody:hunter2@127.0.0.1:1/d")];
-    let commands: [&[&str]; 3] = [&["migrate"], &["migrate", "--check"], &["serve", "--listen", "127.0.0.1:0"]];
+    let commands: [&[&str]; 3] = [
+        &["migrate"],
+        &["migrate", "--check"],
+        &["serve", "--listen", "127.0.0.1:0"],
+    ];
     for command in commands {
         let output = run(command, &given).await;
         assert_eq!(output.status.code(), Some(3), "{command:?}: {}", words(&output));

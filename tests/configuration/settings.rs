@@ -31,15 +31,25 @@ async fn every_setting_is_shown_with_its_value_and_its_source() {
             "postgres://somebody:***@db.example/drumline",
             "environment DRUMLINE_DATABASE_URL_FILE".to_owned(),
         ),
-        ("redis-url", "redis://:***@redis:6379", "environment REDIS_URL".to_owned()),
+        (
+            "redis-url",
+            "redis://:***@redis:6379",
+            "environment REDIS_URL".to_owned(),
+        ),
     ] {
         let setting = &settings[name];
-        assert_eq!((setting["value"].as_str(), setting["source"].as_str()), (Some(value), Some(source.as_str())));
+        assert_eq!(
+            (setting["value"].as_str(), setting["source"].as_str()),
+            (Some(value), Some(source.as_str()))
+        );
     }
     let table = run(&["config", "--config", path, "--listen", "127.0.0.1:1"], &variables).await;
     let text = out(&table);
     assert_eq!(text.lines().count(), settings.len() + 1, "{text}");
-    assert!(text.starts_with("SETTING ") && text.contains("3m20s") && !text.contains("hunter2"), "{text}");
+    assert!(
+        text.starts_with("SETTING ") && text.contains("3m20s") && !text.contains("hunter2"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -109,7 +119,14 @@ async fn what_was_set_holds_where_a_request_does_not_say() {
         holder_id: "h".into(),
         ..Default::default()
     };
-    let lock = stage.locks().acquire_lock(lock).await.unwrap().into_inner().lock.unwrap();
+    let lock = stage
+        .locks()
+        .acquire_lock(lock)
+        .await
+        .unwrap()
+        .into_inner()
+        .lock
+        .unwrap();
     assert_eq!(seconds(lock.ttl), 77);
 
     let task = v1::DelegateTaskRequest {
@@ -117,7 +134,14 @@ async fn what_was_set_holds_where_a_request_does_not_say() {
         capability: "work".into(),
         ..Default::default()
     };
-    let task = stage.tasks().delegate_task(task).await.unwrap().into_inner().task.unwrap();
+    let task = stage
+        .tasks()
+        .delegate_task(task)
+        .await
+        .unwrap()
+        .into_inner()
+        .task
+        .unwrap();
     assert_eq!((seconds(task.timeout), seconds(task.accept_timeout)), (78, 8));
 
     let workflow = v1::StartWorkflowRequest {
@@ -129,7 +153,14 @@ async fn what_was_set_holds_where_a_request_does_not_say() {
         }],
         ..Default::default()
     };
-    let workflow = stage.workflows().start_workflow(workflow).await.unwrap().into_inner().workflow.unwrap();
+    let workflow = stage
+        .workflows()
+        .start_workflow(workflow)
+        .await
+        .unwrap()
+        .into_inner()
+        .workflow
+        .unwrap();
     assert_eq!(workflow.max_concurrent_delegates, 3);
 
     let registration = v1::RegisterAgentRequest {
@@ -137,21 +168,37 @@ async fn what_was_set_holds_where_a_request_does_not_say() {
         agent_id: "a".into(),
         ..Default::default()
     };
-    let registered = stage.registry().register_agent(registration).await.unwrap().into_inner();
+    let registered = stage
+        .registry()
+        .register_agent(registration)
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(seconds(registered.session_ttl), 27, "three heartbeats");
-    let line = crate::support::agent::Line::register(&stage, crate::support::agent::registration(&stage, "b")).await.unwrap();
+    let line = crate::support::agent::Line::register(&stage, crate::support::agent::registration(&stage, "b"))
+        .await
+        .unwrap();
     assert_eq!(seconds(line.welcome.session_ttl), 4);
 
     for version in 1..=3 {
         let put = crate::common::put(&stage, "doc", json(&version.to_string()));
-        assert_eq!(stage.state().put_state(put).await.unwrap().into_inner().version, version);
+        assert_eq!(
+            stage.state().put_state(put).await.unwrap().into_inner().version,
+            version
+        );
     }
     let versions = v1::ListStateVersionsRequest {
         namespace: stage.ns(),
         state_id: "doc".into(),
         ..Default::default()
     };
-    let versions = stage.state().list_state_versions(versions).await.unwrap().into_inner().versions;
+    let versions = stage
+        .state()
+        .list_state_versions(versions)
+        .await
+        .unwrap()
+        .into_inner()
+        .versions;
     assert_eq!(versions.len(), 2);
     let large = crate::common::put(&stage, "doc", json(&format!("\"{}\"", "x".repeat(3 << 10))));
     let status = stage.state().put_state(large).await.unwrap_err();

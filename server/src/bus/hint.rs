@@ -197,6 +197,7 @@ fn write_body(writer: &mut Writer, commit: &Commit) {
         payloads,
         workflows,
         next_due: _,
+        own: _,
     } = commit;
     writer.raw(&*SHAPE);
     for event in events {

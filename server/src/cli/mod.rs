@@ -22,6 +22,7 @@ mod config;
 mod connection;
 pub mod demo;
 mod details;
+mod epoch;
 mod events;
 mod failure;
 mod human;
@@ -66,6 +67,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Make the tables of a database what this version needs
     Migrate(migrate::MigrateArgs),
+    /// After a restore from a backup
+    Epoch(epoch::EpochArgs),
     /// Watch four agents review a git repository, and one of them be killed
     Demo(demo::DemoArgs),
     /// One of the agents of the demo
@@ -140,6 +143,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Workflows(args) => signals::interruptible(workflows::run(args)).await,
         Command::Config(args) => config::run(&args),
         Command::Migrate(args) => signals::interruptible(migrate::run(args)).await,
+        Command::Epoch(args) => signals::interruptible(epoch::run(args)).await,
         Command::Completions(args) => completions(args.shell),
     }
 }

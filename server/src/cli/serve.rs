@@ -12,6 +12,7 @@ use clap::Args;
 
 use super::{Failure, signals};
 use crate::app::App;
+use crate::bus::{Bus, BusError};
 use crate::config::{ALL, Backend, Config, Flags, Reading};
 use crate::edge::server;
 use crate::store::{Postgres, Sqlite, Store, StoreError};
@@ -45,6 +46,9 @@ pub enum ServeError {
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The bus cannot be made.
+    #[error(transparent)]
+    Bus(#[from] BusError),
     /// The address cannot be listened on.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
@@ -63,7 +67,11 @@ pub async fn run(args: ServeArgs, reading: Reading) -> Result<(), ServeError> {
     }
     let config = reading.config;
     let store = open(&config).await?;
-    let app = App::start(store, config.policy);
+    let bus = match &config.redis_url {
+        Some(url) => Bus::redis(url.expose(), store.id())?,
+        None => Bus::Local,
+    };
+    let app = App::start(store, bus, config.policy).await?;
     let listener = server::listen(config.listen).map_err(|error| ServeError::Listen(config.listen, error))?;
     let address = listener
         .local_addr()

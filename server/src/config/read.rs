@@ -70,10 +70,14 @@ pub fn read<const WHOLE: bool>(flags: &Flags<WHOLE>, around: &Surroundings) -> R
         given,
         lines: Vec::new(),
         problems,
+        warnings,
     };
     let config = reader.config(around);
     let Reader {
-        mut lines, problems, ..
+        mut lines,
+        problems,
+        warnings,
+        ..
     } = reader;
     if !problems.is_empty() {
         return Err(Problems(problems));
@@ -91,6 +95,7 @@ struct Reader {
     given: std::collections::BTreeMap<&'static str, Vec<Given>>,
     lines: Vec<Line>,
     problems: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Reader {
@@ -104,9 +109,11 @@ impl Reader {
                  address, or add --insecure"
             ));
         }
+        let backend = self.backend(around);
+        let redis_url = self.redis_url(&backend);
         let age = Duration::from_secs(10)..=Duration::from_secs(86_400);
         Config {
-            backend: self.backend(around),
+            backend,
             migrating: self.value(settings::MIGRATE, parse::migrating, |when| {
                 let name = match when {
                     Migrating::Auto => "auto",
@@ -114,7 +121,7 @@ impl Reader {
                 };
                 name.to_owned()
             }),
-            redis_url: self.optional(settings::REDIS_URL, redis_url, SecretUrl::to_string),
+            redis_url,
             listen,
             max_connection_age: self.value(
                 settings::MAX_CONNECTION_AGE,
@@ -284,6 +291,20 @@ impl Reader {
             );
         }
         backend
+    }
+
+    /// The Redis between replicas. A data directory has none: then it is left alone, since it may be in the environment for others.
+    fn redis_url(&mut self, backend: &Backend) -> Option<SecretUrl> {
+        let url = self.optional(settings::REDIS_URL, redis_url, SecretUrl::to_string)?;
+        if matches!(backend, Backend::Postgres(_)) {
+            return Some(url);
+        }
+        let source = self.source_of(settings::REDIS_URL);
+        self.warnings.push(format!(
+            "{source} is not used: it is for servers that share a Postgres database"
+        ));
+        self.note(settings::REDIS_URL, "not used: the data is not in Postgres".to_owned());
+        None
     }
 
     fn default_directory(&mut self, around: &Surroundings) -> Backend {

@@ -271,6 +271,20 @@ fn secrets_come_from_files_too() {
 }
 
 #[test]
+fn the_redis_of_replicas_is_left_alone_by_a_server_with_its_data_to_itself() {
+    let redis = ("REDIS_URL", "redis://r:6379");
+    let shared = well(&["--database-url", "postgres://u@h/d"], &[redis]);
+    assert!(shared.config.redis_url.is_some() && shared.warnings.is_empty());
+    let alone = well(&["--ephemeral"], &[redis]);
+    assert_eq!(alone.config.redis_url, None);
+    assert!(alone.warnings[0].contains("REDIS_URL"), "{:?}", alone.warnings);
+    assert_eq!(
+        line(&alone, "redis-url").notes,
+        ["not used: the data is not in Postgres"]
+    );
+}
+
+#[test]
 fn no_password_is_in_anything_that_is_shown() {
     for url in [
         "postgres://u:hunter2@h/d",

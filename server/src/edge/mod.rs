@@ -10,7 +10,7 @@ pub mod status;
 pub mod stream;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Refusal;
 use crate::lane::{Call, Request, Urgency};
+use crate::machine::Instant;
 
 /// The namespace of a request that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";

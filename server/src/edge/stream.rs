@@ -8,6 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::error::{Reason, Refusal};
+use crate::machine;
 
 /// How many messages wait for the transport at most.
 const BUFFER: usize = 64;
@@ -55,8 +56,8 @@ where
 {
     let (sender, receiver) = mpsc::channel(BUFFER);
     let work = work(Outlet { sender: sender.clone() });
-    tokio::spawn(async move {
-        let end = tokio::select! {
+    machine::spawn(async move {
+        let end = crate::select! {
             end = work => end,
             () = sender.closed() => Ok(()),
         };

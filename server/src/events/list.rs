@@ -164,7 +164,7 @@ pub async fn list_events(
 ) -> Result<v1::ListEventsResponse, Refusal> {
     let listing = listing(app, context, request).await?;
     let (epoch, now) = (
-        app.tail.feed(&context.namespace).await?.epoch(),
+        app.tail.feed_as_it_is(&context.namespace).await?.epoch(),
         Time::of_this_machine(),
     );
     let mut response = v1::ListEventsResponse::default();

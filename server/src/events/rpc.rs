@@ -203,7 +203,7 @@ pub async fn get_event(app: &App, context: &Context, request: v1::GetEventReques
         .ok_or_else(|| {
             Refusal::new(Reason::EventNotFound, format!("there is no event {event_id}")).with("event_id", &event_id)
         })?;
-    let epoch = app.tail.feed(&context.namespace).await?.epoch();
+    let epoch = app.tail.feed_as_it_is(&context.namespace).await?.epoch();
     Ok(to_proto(&event, epoch))
 }
 

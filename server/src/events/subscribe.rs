@@ -98,14 +98,20 @@ impl Reader {
         self.catch_up(live.after).await?;
         // If more came meanwhile than the feed holds for one reader, that is read from the store too.
         while live.is_cut_off() {
+            if let Some(refusal) = self.feed.retired() {
+                return Err(refusal.into());
+            }
             live = self.feed.subscribe(self.filter.clone());
             self.catch_up(live.after).await?;
         }
         self.send_progress(true).await?;
         loop {
-            tokio::select! {
+            crate::select! {
                 delivery = live.next() => {
                     let Some(delivery) = delivery else {
+                        if let Some(refusal) = self.feed.retired() {
+                            return Err(refusal.into());
+                        }
                         return Err(self.too_slow().into());
                     };
                     self.send_event(&delivery.event, Time::of_this_machine()).await?;

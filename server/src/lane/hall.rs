@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::EpochRecord;
 use super::job::{Job, internal};
@@ -11,6 +11,7 @@ use super::table::Halt;
 use super::world::World;
 use crate::config::Retention;
 use crate::error::{Reason, Refusal};
+use crate::machine::{self, Instant};
 use crate::sessions::gap::Gap;
 use crate::store::{Head, Store, StoreError, Transaction};
 use crate::tail::Tail;
@@ -126,7 +127,7 @@ impl Hall {
             return Ok(rest);
         }
         sign(&mut world, &before);
-        let batch_id = uuid::Uuid::now_v7().to_string();
+        let batch_id = machine::new_id();
         let committed = self.heard(transaction.commit(world.save(&batch_id))).await;
         match committed {
             Ok(()) => {
@@ -219,11 +220,14 @@ impl Hall {
 /// Numbers the batch, and notes its epoch where it is a new one.
 fn sign(world: &mut World, before: &Head) {
     let epoch = world.head().epoch;
-    if epoch > before.epoch {
-        let first_position = before.position + 1;
-        world.epochs.put(EpochRecord { epoch, first_position });
-    }
     let batch = before.batch + 1;
+    if epoch > before.epoch {
+        world.epochs.put(EpochRecord {
+            epoch,
+            first_position: before.position + 1,
+            first_batch: batch,
+        });
+    }
     world.set_head(Head {
         batch,
         ..world.head().clone()

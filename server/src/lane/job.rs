@@ -1,7 +1,6 @@
 //! A job: what it reads, and a closure that decides. The lane does not know what jobs are about.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -11,6 +10,7 @@ use super::queue::Urgency;
 use super::table::Decision;
 use super::world::World;
 use crate::error::{Reason, Refusal};
+use crate::machine::{self, Instant};
 use crate::store::Head;
 
 /// What a lane must know of the call behind a job.
@@ -113,7 +113,7 @@ where
     let job = Job {
         work: Box::new(work),
         deadline: call.deadline,
-        seed: rand::random(),
+        seed: machine::random(),
         bytes: call.bytes,
     };
     (job, receiver)

@@ -17,7 +17,6 @@ mod table;
 mod table_tests;
 mod world;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -26,6 +25,7 @@ use crate::config::Retention;
 use crate::error::{Reason, Refusal};
 use crate::events::Event;
 use crate::locks::Lock;
+use crate::machine::{self, HashMap};
 use crate::registry::Agent;
 use crate::sessions::Session;
 use crate::sessions::gap::Gap;
@@ -68,6 +68,8 @@ pub struct EpochRecord {
     pub epoch: i64,
     /// The first position that was committed in it.
     pub first_position: i64,
+    /// Its first batch.
+    pub first_batch: i64,
 }
 
 /// A batch that was committed. The store writes it with every save; the newest of a namespace is its head.
@@ -132,23 +134,26 @@ pub struct Commit {
     pub workflows: HashMap<String, Option<Arc<Workflow>>>,
     /// When the earliest of the changed rows wants to be looked at again.
     pub next_due: Option<Time>,
+    /// Whether it was committed here, by this server's lane.
+    pub own: bool,
 }
 
 impl Commit {
-    /// A commit that has changed no rows yet.
+    /// A commit of another server that has changed no rows yet.
     pub(crate) fn new(namespace: Arc<str>, head: &Head, events: Vec<Arc<Event>>) -> Commit {
         Commit {
             namespace,
             head: head.clone(),
             events,
-            agents: HashMap::new(),
-            sessions: HashMap::new(),
-            locks: HashMap::new(),
-            documents: HashMap::new(),
-            tasks: HashMap::new(),
-            payloads: HashMap::new(),
-            workflows: HashMap::new(),
+            agents: HashMap::default(),
+            sessions: HashMap::default(),
+            locks: HashMap::default(),
+            documents: HashMap::default(),
+            tasks: HashMap::default(),
+            payloads: HashMap::default(),
+            workflows: HashMap::default(),
             next_due: None,
+            own: false,
         }
     }
 }
@@ -176,7 +181,7 @@ impl Lanes {
                 tail,
                 gap,
                 retention,
-                queues: Mutex::new(HashMap::new()),
+                queues: Mutex::new(HashMap::default()),
             }),
         }
     }
@@ -234,7 +239,7 @@ impl Lanes {
             Arc::clone(&queue),
             self.shared.retention,
         );
-        tokio::spawn(hall.run());
+        machine::spawn(hall.run());
         queue
     }
 }

@@ -19,6 +19,7 @@ row! {
 row! {
     EpochRecord: i64 = "epochs" (epoch: i64) {
         first_position: i64,
+        first_batch: i64,
     }
 }
 

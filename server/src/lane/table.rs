@@ -5,11 +5,12 @@
 //! loaded, and sees the rows that earlier jobs of the batch changed; beyond that place it asks for more. One that begins far inside an
 //! index loads from there on.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::error::Refusal;
+use crate::machine::{HashMap, HashSet};
 use crate::store::row::{Corrupt, Key, Row, Value};
 use crate::store::{Selection, TablePlan, TableRows, TableSave};
 
@@ -91,10 +92,10 @@ impl<R: Row> WorkTable<R> {
     /// An empty table over a store; or, if `whole`, one that is all there is.
     pub(super) fn new(whole: bool) -> WorkTable<R> {
         WorkTable {
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             indexes: R::TABLE.indexes.iter().map(|_| BTreeMap::new()).collect(),
-            stretches: HashMap::new(),
-            wanted_keys: HashSet::new(),
+            stretches: HashMap::default(),
+            wanted_keys: HashSet::default(),
             wanted_selections: Vec::new(),
             loading: Vec::new(),
             undo: Vec::new(),

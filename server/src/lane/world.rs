@@ -11,8 +11,9 @@ use crate::config::Retention;
 use crate::error::Refusal;
 use crate::events::{Draft, Event, EventIdRecord};
 use crate::locks::{Lock, Waiter};
+use crate::machine::HashMap;
 use crate::registry::{Agent, Offer};
-use crate::sessions::Session;
+use crate::sessions::{BeatRecord, Session};
 use crate::state::{Document, Version};
 use crate::store::row::{Corrupt, Row};
 use crate::store::{Head, Note, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, TableRows, TableSave, Trim};
@@ -119,6 +120,8 @@ tables! {
     offers: Offer,
     /// Lives of agents.
     sessions: Session,
+    /// When they were last heard of.
+    beats: BeatRecord,
     /// Leases.
     locks: Lock,
     /// Who waits for a lock.
@@ -294,7 +297,7 @@ impl World {
     pub(super) fn into_commit(self) -> Commit {
         let next_due = self.next_due();
         let mut commit = Commit::new(self.namespace, &self.head, self.events);
-        fn rows<R: Row>(table: &WorkTable<R>) -> std::collections::HashMap<R::Key, Option<Arc<R>>> {
+        fn rows<R: Row>(table: &WorkTable<R>) -> HashMap<R::Key, Option<Arc<R>>> {
             table.changed().map(|(key, row)| (key.clone(), row.cloned())).collect()
         }
         commit.agents = rows(&self.agents);
@@ -305,6 +308,7 @@ impl World {
         commit.payloads = rows(&self.payloads);
         commit.workflows = rows(&self.workflows);
         commit.next_due = next_due;
+        commit.own = true;
         commit
     }
 

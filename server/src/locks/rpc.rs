@@ -20,6 +20,7 @@ use crate::edge::page::{self, Page};
 use crate::edge::{Context, payload};
 use crate::error::Refusal;
 use crate::lane::{Urgency, refusal_of};
+use crate::machine;
 use crate::store::row::{Row, Value};
 use crate::store::{Selection, TablePlan};
 use crate::tail::Cursor;
@@ -116,7 +117,7 @@ pub async fn acquire_lock(
 fn wish_of(app: &App, context: &Context, request: v1::AcquireLockRequest) -> Result<Acquire, Refusal> {
     let mut check = Check::default();
     let wish = Acquire {
-        call_id: uuid::Uuid::now_v7().to_string(),
+        call_id: machine::new_id(),
         session_id: session_id(&mut check, &request.session_id),
         request_id: check.optional_id("request_id", &request.request_id),
         resource_id: check.id("resource_id", &request.resource_id),

@@ -19,6 +19,7 @@ use crate::edge::check::Check;
 use crate::edge::{Context, payload};
 use crate::error::{Reason, Refusal};
 use crate::lane::{Committed, Urgency, refusal_of};
+use crate::machine;
 use crate::sessions::{self, Session};
 use crate::tail::Cursor;
 use crate::time::Time;
@@ -63,9 +64,9 @@ impl Registering {
         let mut registration = view::registration(&mut check, app, request, default_ttl, traceparent);
         check.finish()?;
         if registration.agent_id.is_empty() && resume.is_none() {
-            registration.agent_id = uuid::Uuid::now_v7().to_string();
+            registration.agent_id = machine::new_id();
         }
-        let session_id = format!("{:032x}", rand::random::<u128>());
+        let session_id = format!("{:032x}", machine::random::<u128>());
         Ok(Registering {
             registration,
             session_id,
@@ -99,7 +100,7 @@ pub async fn register_agent(
                     resume,
                 } = registering.clone();
                 let registered = rules::register(world, registration, &session_id, resume.as_deref())?;
-                beats.revive(&world.namespace, &registered.session);
+                beats.revive(world, &registered.session);
                 Ok(registered)
             },
         )
@@ -131,7 +132,7 @@ async fn heartbeat(
     let mut check = Check::default();
     let session_id = check.id("session_id", &request.session_id);
     check.finish()?;
-    let ttl = sessions::watch::beat(&app.lanes, &app.beats, &context.namespace, &session_id).await?;
+    let ttl = sessions::watch::beat(app, &context.namespace, &session_id).await?;
     Ok(v1::HeartbeatResponse {
         expire_time: Some(payload::timestamp(Time::of_this_machine() + ttl)),
     })

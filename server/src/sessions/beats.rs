@@ -1,27 +1,32 @@
 //! Signs of life: when each live session was last heard of. Kept beside the lane, because a heartbeat decides nothing.
 //!
+//! Where servers share a store, what counts is in its table `beats` ([`super::pulse`] writes it, a job that decides on a death reads it
+//! once more and holds it), and what is here is this server's view: whom to look for there, and when. A session whose last sign of life
+//! another server heard (its home) is given twice its TTL: when its home is gone, so that it can find another.
+//!
 //! The sessions here are in step with what is committed: a lane's jobs let them in ([`Beats::revive`]), its commits update them and take
 //! them out. A session that a job is about to declare dead is *condemned*: a heartbeat that comes after that does not count here any more,
 //! but asks the lane how it ended. So nobody is told "alive" and is dead.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::{Life, Session};
-use crate::lane::Commit;
+use super::{BeatRecord, Life, Session};
+use crate::lane::{Commit, World};
+use crate::machine::{HashMap, Instant};
 use crate::tail::Observer;
 
 /// The last signs of life. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Beats {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
+    /// What this server is called in the store.
+    home: String,
     lives: Mutex<Lives>,
     /// A session may end earlier than the earliest that was known.
     earlier: Notify,
@@ -39,6 +44,8 @@ struct Lives {
 struct Beat {
     last: Instant,
     ttl: Duration,
+    /// Whether the last sign of life was not heard here.
+    elsewhere: bool,
     /// A job is about to declare it dead.
     condemned: bool,
     /// Somebody is looking whether it is dead.
@@ -68,7 +75,19 @@ pub struct Suspect {
 impl Beats {
     /// No sign of life yet.
     pub fn new() -> Beats {
-        Beats::default()
+        let shared = Shared {
+            home: crate::machine::new_id(),
+            lives: Mutex::default(),
+            earlier: Notify::new(),
+        };
+        Beats {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// What this server is called in the store: made by chance when it starts.
+    pub fn home(&self) -> &str {
+        &self.shared.home
     }
 
     /// What keeps the sessions in step with what is committed.
@@ -85,7 +104,9 @@ impl Beats {
         for (session_id, session) in &commit.sessions {
             match session {
                 Some(session) if session.is_live() => {
-                    lives.let_in(&commit.namespace, session, now);
+                    let is_new = !lives.has(&commit.namespace, session_id);
+                    let beat = lives.let_in(&commit.namespace, session, now);
+                    beat.elsewhere |= is_new && !commit.own;
                 }
                 session => {
                     let life = session.as_ref().map_or(Life::Expired, |session| session.life);
@@ -103,16 +124,45 @@ impl Beats {
         let mut lives = self.lock();
         let beat = lives.get(namespace, session_id).filter(|beat| !beat.condemned)?;
         beat.last = Instant::now();
+        beat.elsewhere = false;
         Some(beat.ttl)
+    }
+
+    /// Takes in what the store has of a session: that it was last heard of so long ago, here or elsewhere. Tells how long it may still be
+    /// silent; nothing if that is over.
+    pub(super) fn saw(&self, suspect: &Suspect, ago: Duration, elsewhere: bool, gap_end: Instant) -> Option<Duration> {
+        let now = Instant::now();
+        let mut lives = self.lock();
+        let beat = lives.get(&suspect.namespace, &suspect.session_id)?;
+        if let Some(last) = now.checked_sub(ago) {
+            beat.last = last;
+        }
+        beat.elsewhere = elsewhere;
+        let left = beat
+            .end(gap_end)
+            .checked_duration_since(now)
+            .filter(|left| !left.is_zero());
+        if left.is_some() {
+            beat.suspected = false;
+            lives.is_earlier = true;
+        }
+        self.wake_if_earlier(lives);
+        left
     }
 
     /// Notes a sign of life of a session of which a lane's job knows that it is alive. To be called inside that job: what the lane decides
     /// later comes later here too.
-    pub fn revive(&self, namespace: &Arc<str>, session: &Session) {
+    pub fn revive(&self, world: &mut World, session: &Session) {
+        world.beats.put(BeatRecord {
+            session_id: session.session_id.clone(),
+            home: self.shared.home.clone(),
+            at: world.now(),
+        });
         let now = Instant::now();
         let mut lives = self.lock();
-        let beat = lives.let_in(namespace, session, now);
+        let beat = lives.let_in(&world.namespace, session, now);
         beat.last = now;
+        beat.elsewhere = false;
         beat.condemned = false;
         self.wake_if_earlier(lives);
     }
@@ -145,6 +195,13 @@ impl Beats {
             lives.is_earlier = true;
         }
         self.wake_if_earlier(lives);
+    }
+
+    /// Forgets which streams the sessions of a namespace have had, where that was lost: the store knows how many it still knows of.
+    pub(super) fn forget_streams(&self, namespace: &str) {
+        if let Some(sessions) = self.lock().by_namespace.get_mut(namespace) {
+            sessions.values_mut().for_each(|beat| beat.generation = 0);
+        }
     }
 
     /// Forgets a session that is not alive.
@@ -230,6 +287,7 @@ impl Lives {
         let beat = sessions.entry(session.session_id.clone()).or_insert(Beat {
             last: now,
             ttl: session.ttl,
+            elsewhere: false,
             condemned: false,
             suspected: false,
             generation: session.generation,
@@ -243,6 +301,11 @@ impl Lives {
             }
         }
         beat
+    }
+
+    fn has(&self, namespace: &str, session_id: &str) -> bool {
+        let sessions = self.by_namespace.get(namespace);
+        sessions.is_some_and(|sessions| sessions.contains_key(session_id))
     }
 
     fn knows(&self, namespace: &str, session_id: &str, ttl: Duration) -> bool {
@@ -266,10 +329,16 @@ impl Lives {
 }
 
 impl Beat {
-    /// When it counts as dead without another sign of life: a full TTL after the last, and after the last gap.
+    /// When it counts as dead without another sign of life: a full TTL after the last, and after the last gap; where its home is another
+    /// server, twice that.
     fn end(&self, gap_end: Instant) -> Instant {
-        self.last.max(gap_end) + self.ttl
+        self.last.max(gap_end) + patience(self.ttl, self.elsewhere)
     }
+}
+
+/// How long a session may be silent.
+pub(super) fn patience(ttl: Duration, elsewhere: bool) -> Duration {
+    if elsewhere { ttl * 2 } else { ttl }
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@
 //! end of the gap.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::rules;
 use crate::app::App;
 use crate::error::Refusal;
 use crate::lane::{Call, Urgency};
+use crate::machine::Instant;
 
 /// How long to wait before a job that failed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -40,7 +41,7 @@ impl Broken {
         }
         while let Some(due) = self.due(app) {
             if due > Instant::now() {
-                tokio::time::sleep_until(due.into()).await;
+                tokio::time::sleep_until(due).await;
                 continue;
             }
             match self.end(app).await {

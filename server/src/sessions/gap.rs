@@ -7,10 +7,11 @@
 //! before anything else has noticed.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::machine::{self, Instant};
 use crate::time::Time;
 
 /// How often the clocks are looked at.
@@ -48,7 +49,7 @@ impl Gap {
         let seen = Seen {
             end: now,
             looked: now,
-            wall: SystemTime::now(),
+            wall: machine::wall(),
             ticking: false,
         };
         Gap {
@@ -61,12 +62,12 @@ impl Gap {
         let gap = self.clone();
         {
             let mut seen = gap.lock();
-            seen.look(Instant::now(), SystemTime::now());
+            seen.look(Instant::now(), machine::wall());
             seen.ticking = true;
         }
-        tokio::spawn(async move {
+        machine::spawn(async move {
             while draining.run_until_cancelled(tokio::time::sleep(TICK)).await.is_some() {
-                gap.lock().look(Instant::now(), SystemTime::now());
+                gap.lock().look(Instant::now(), machine::wall());
             }
         });
     }
@@ -81,7 +82,7 @@ impl Gap {
     /// When the last gap ended, on the monotonic clock.
     pub fn end(&self) -> Instant {
         let mut seen = self.lock();
-        seen.look(Instant::now(), SystemTime::now());
+        seen.look(Instant::now(), machine::wall());
         seen.end
     }
 

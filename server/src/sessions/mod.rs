@@ -15,6 +15,7 @@
 pub mod beats;
 mod broken;
 pub mod gap;
+pub mod pulse;
 pub mod rpc;
 pub mod rules;
 pub mod store;
@@ -84,6 +85,17 @@ pub struct Session {
     pub ended_at: Option<Time>,
     /// When its row is to be looked at again: at once while what it held is not all released, later to be deleted.
     pub due_at: Option<Time>,
+}
+
+/// When a live session was last heard of. Written beside the lane where servers share a store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BeatRecord {
+    /// The session.
+    pub session_id: String,
+    /// The server that heard it.
+    pub home: String,
+    /// When, by the store's clock.
+    pub at: Time,
 }
 
 impl Session {

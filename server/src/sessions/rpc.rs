@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::App;
 use crate::edge::Context;
+use crate::machine;
 
 /// The service.
 pub struct Sessions {
@@ -41,7 +42,7 @@ impl SessionService for Sessions {
         let traceparent = Context::new(&request, "")?.traceparent;
         let (down, receiver) = down::Down::new();
         let app = Arc::clone(&self.app);
-        tokio::spawn(connect::run(app, traceparent, request.into_inner(), down));
+        machine::spawn(connect::run(app, traceparent, request.into_inner(), down));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

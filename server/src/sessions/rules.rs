@@ -94,6 +94,7 @@ pub fn end(world: &mut World, session_id: &str, life: Life) -> Decision<()> {
     };
     registry::rules::take_off(world, &ended, life)?;
     world.sessions.put(ended);
+    world.beats.remove(&session.session_id);
     let event_type = match life {
         Life::Expired => Some("agent.expired"),
         Life::Deregistered => Some("agent.deregistered"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Life, Session};
+use super::{BeatRecord, Life, Session};
 use crate::row;
 use crate::time::Time;
 
@@ -24,4 +24,12 @@ row! {
     }
     index BY_DUE = "sessions_by_due": () -> (due_at, session_id);
     index BY_LIFE = "sessions_by_life": (life) -> (session_id);
+}
+
+row! {
+    #[beside]
+    BeatRecord: String = "beats" (session_id: String) {
+        home: String,
+        at: Time,
+    }
 }

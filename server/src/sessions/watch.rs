@@ -2,17 +2,22 @@
 //!
 //! Death is decided inside the lane, where the signs of life are looked at once more. One task sleeps until the earliest possible death; the
 //! living cost nothing in between. While the server is stopping, nobody dies.
+//!
+//! Where servers share a store, each watches over all: who is silent here may have been heard elsewhere, which is read in the store before
+//! the lane is asked.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::beats::{Beats, Suspect};
+use super::beats::{Beats, Suspect, patience};
 use super::gap::Gap;
-use super::{Life, Session, rules};
+use super::{BeatRecord, Life, Session, rules};
+use crate::app::App;
 use crate::error::Refusal;
-use crate::lane::{Call, Lanes, Urgency, refusal_of};
+use crate::lane::{Call, Decision, Lanes, Urgency, World, refusal_of};
+use crate::machine::{self, HashMap, Instant};
 use crate::store::row::{Row, Value};
 use crate::store::{Selection, Store};
 
@@ -44,29 +49,76 @@ impl Watchman {
         self.gap.start(draining.clone());
         let watchman = self.clone();
         let token = draining.clone();
-        tokio::spawn(async move { token.run_until_cancelled(watchman.begin()).await });
-        tokio::spawn(async move { draining.run_until_cancelled(self.watch()).await });
+        machine::spawn(async move { token.run_until_cancelled(watchman.begin()).await });
+        machine::spawn(async move { draining.run_until_cancelled(self.watch()).await });
     }
 
     async fn watch(&self) {
         loop {
             let (suspects, next) = self.beats.suspects(self.gap.end(), Instant::now(), AT_ONCE);
             if !suspects.is_empty() {
-                for suspect in suspects {
-                    let watchman = self.clone();
-                    tokio::spawn(async move { watchman.look_at(suspect).await });
-                }
+                let watchman = self.clone();
+                machine::spawn(async move { watchman.look_at_all(suspects).await });
                 tokio::time::sleep(BREATH).await;
                 continue;
             }
             match next {
                 Some(next) => {
-                    let _ =
-                        tokio::time::timeout_at(next.max(Instant::now() + BREATH).into(), self.beats.earlier()).await;
+                    let _ = tokio::time::timeout_at(next.max(Instant::now() + BREATH), self.beats.earlier()).await;
                 }
                 None => self.beats.earlier().await,
             }
         }
+    }
+
+    async fn look_at_all(&self, suspects: Vec<Suspect>) {
+        let suspects = if self.store.is_shared() {
+            self.unheard(suspects).await
+        } else {
+            suspects
+        };
+        futures::future::join_all(suspects.into_iter().map(|suspect| self.look_at(suspect))).await;
+    }
+
+    /// Those of whom the store has no newer sign of life either.
+    async fn unheard(&self, suspects: Vec<Suspect>) -> Vec<Suspect> {
+        let mut by_namespace: HashMap<Arc<str>, Vec<Suspect>> = HashMap::default();
+        for suspect in suspects {
+            by_namespace
+                .entry(Arc::clone(&suspect.namespace))
+                .or_default()
+                .push(suspect);
+        }
+        let looks = by_namespace.into_values().map(|suspects| self.unheard_of(suspects));
+        futures::future::join_all(looks).await.into_iter().flatten().collect()
+    }
+
+    async fn unheard_of(&self, suspects: Vec<Suspect>) -> Vec<Suspect> {
+        let keys = suspects
+            .iter()
+            .map(|suspect| suspect.session_id.clone())
+            .collect::<Vec<_>>();
+        let read = self.store.get_all_at::<BeatRecord>(&suspects[0].namespace, &keys).await;
+        let Ok((now, beats)) = read else {
+            // The store is not there: everybody lives on, and is looked at again.
+            tokio::time::sleep(RETRY).await;
+            for Suspect { namespace, session_id } in &suspects {
+                self.beats.pardon(namespace, session_id);
+            }
+            return Vec::new();
+        };
+        let beats: HashMap<String, BeatRecord> =
+            beats.into_iter().map(|beat| (beat.session_id.clone(), beat)).collect();
+        let lives = |suspect: &Suspect| {
+            // Whoever is not in it has ended; the lane knows how.
+            beats.get(&suspect.session_id).is_some_and(|beat| {
+                let elsewhere = beat.home != self.beats.home();
+                self.beats
+                    .saw(suspect, now.since(beat.at), elsewhere, self.gap.end())
+                    .is_some()
+            })
+        };
+        suspects.into_iter().filter(|suspect| !lives(suspect)).collect()
     }
 
     /// Ends a session if it is still silent when the lane comes to it.
@@ -74,19 +126,29 @@ impl Watchman {
         let (beats, gap) = (self.beats.clone(), self.gap.clone());
         let key = suspect.clone();
         let wanted = suspect.session_id.clone();
+        let shared = self.store.is_shared();
         let ended = self
             .lanes
             .run(
                 Call::internal(&suspect.namespace, Urgency::High),
-                move |world| world.sessions.want(&wanted),
+                move |world| {
+                    world.sessions.want(&wanted);
+                    if shared {
+                        world.beats.want(&wanted);
+                    }
+                },
                 move |world| {
                     let session = world.sessions.get(&key.session_id)?;
-                    let life = session.map_or(Life::Expired, |session| session.life);
-                    if life == Life::Live && beats.condemn(&key.namespace, &key.session_id, gap.end()) {
+                    let life = session.as_ref().map_or(Life::Expired, |session| session.life);
+                    let Some(session) = session.filter(|session| session.is_live()) else {
+                        return Ok(life);
+                    };
+                    let silent = !shared || is_silent(world, &session, beats.home())?;
+                    if silent && beats.condemn(&key.namespace, &key.session_id, gap.end()) {
                         rules::end(world, &key.session_id, Life::Expired)?;
                         return Ok(Life::Expired);
                     }
-                    Ok(life)
+                    Ok(Life::Live)
                 },
             )
             .await;
@@ -113,22 +175,34 @@ impl Watchman {
     async fn read_all(&self) -> Result<(), Refusal> {
         let namespaces = self.store.namespaces().await.map_err(|error| refusal_of(&error))?;
         for namespace in namespaces {
-            let namespace: Arc<str> = namespace.into();
-            let mut after = None;
-            loop {
-                let page = self.read_page(&namespace, after).await?;
-                after = page
-                    .last()
-                    .and_then(|session| session.place(&Session::TABLE.indexes[Session::BY_LIFE]))
-                    .map(|(_, place)| place);
-                let is_last = page.len() < PAGE;
-                self.take_over(&namespace, page).await?;
-                if is_last {
-                    break;
-                }
-            }
+            self.read_namespace(&namespace.into()).await?;
         }
         Ok(())
+    }
+
+    async fn read_namespace(&self, namespace: &Arc<str>) -> Result<(), Refusal> {
+        let mut after = None;
+        loop {
+            let page = self.read_page(namespace, after).await?;
+            after = page
+                .last()
+                .and_then(|session| session.place(&Session::TABLE.indexes[Session::BY_LIFE]))
+                .map(|(_, place)| place);
+            let is_last = page.len() < PAGE;
+            self.take_over(namespace, page).await?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads again who is alive in a namespace whose history was lost.
+    pub async fn begin_again(&self, namespace: &Arc<str>) {
+        self.beats.forget_streams(namespace);
+        while let Err(refusal) = self.read_namespace(namespace).await {
+            tracing::warn!(%refusal, "the sessions cannot be read yet");
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     async fn read_page(&self, namespace: &str, after: Option<Vec<Value>>) -> Result<Vec<Session>, Refusal> {
@@ -157,14 +231,18 @@ impl Watchman {
         if read.is_empty() {
             return Ok(());
         }
-        let wants = move |world: &mut crate::lane::World| {
+        let wants = move |world: &mut World| {
             for (session_id, agent_id) in &wanted {
                 rules::want_agent(world, session_id, agent_id);
             }
         };
-        let take = move |world: &mut crate::lane::World| {
+        let shared = self.store.is_shared();
+        let take = move |world: &mut World| {
             for (session_id, generation) in &read {
-                rules::forget_calls(world, session_id, *generation)?;
+                // Where servers share the store, its stream may be another's.
+                if !shared {
+                    rules::forget_calls(world, session_id, *generation)?;
+                }
                 if let Some(session) = world.sessions.get(session_id)?
                     && session.is_live()
                 {
@@ -180,23 +258,34 @@ impl Watchman {
     }
 }
 
+/// Whether the store has no sign of life of a session either, which is held as it is until the batch ends.
+fn is_silent(world: &mut World, session: &Session, home: &str) -> Decision<bool> {
+    let now = world.now();
+    let beat = world.beats.get(&session.session_id)?;
+    Ok(beat.is_none_or(|beat| now.since(beat.at) >= patience(session.ttl, beat.home != home)))
+}
+
 /// Notes a sign of life of a session, and tells its TTL.
 ///
 /// # Errors
 /// SESSION_ENDED, SESSION_SUPERSEDED; what the lane refuses with where it must be asked.
-pub async fn beat(lanes: &Lanes, beats: &Beats, namespace: &Arc<str>, session_id: &str) -> Result<Duration, Refusal> {
-    if let Some(ttl) = beats.beat(namespace, session_id) {
+pub async fn beat(app: &App, namespace: &Arc<str>, session_id: &str) -> Result<Duration, Refusal> {
+    let is_noted = match &app.pulse {
+        Some(pulse) => pulse.beat(namespace, session_id).await?,
+        None => true,
+    };
+    if is_noted && let Some(ttl) = app.beats.beat(namespace, session_id) {
         return Ok(ttl);
     }
-    let beats = beats.clone();
+    let beats = app.beats.clone();
     let session_id = session_id.to_owned();
     let wanted = session_id.clone();
-    let asked = lanes.run(
+    let asked = app.lanes.run(
         Call::internal(namespace, Urgency::High),
         move |world| world.sessions.want(&wanted),
         move |world| {
             let session = rules::live(world, &session_id)?;
-            beats.revive(&world.namespace, &session);
+            beats.revive(world, &session);
             Ok(session.ttl)
         },
     );

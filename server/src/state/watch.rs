@@ -89,11 +89,14 @@ impl Watch {
             self.send_progress(true).await?;
             let mut progress_at = Instant::now() + self.interval;
             loop {
-                tokio::select! {
+                crate::select! {
                     change = changes.next() => match change {
                         Some(change) => self.send_change(&change, &ahead).await?,
                         // Cut off: it did not keep up. The documents are read again.
-                        None => break,
+                        None => match self.feed.retired() {
+                            Some(refusal) => return Err(refusal.into()),
+                            None => break,
+                        },
                     },
                     () = sleep_until(progress_at) => {
                         let position = self.feed.position();

@@ -9,6 +9,8 @@ use super::row::{Index, Table};
 pub(super) enum Action {
     /// Reads rows by their keys.
     Get,
+    /// The same, and keeps those that write beside the lane away from them until the transaction ends.
+    GetAndHold,
     /// Adds rows.
     Insert,
     /// Adds rows or replaces them.
@@ -39,6 +41,7 @@ impl Action {
     #[cfg(test)]
     pub(super) fn all(table: &Table) -> Vec<Action> {
         let mut actions = vec![Action::Get, Action::Insert, Action::Upsert, Action::Delete];
+        actions.extend(table.beside.then_some(Action::GetAndHold));
         for (index, listed) in table.indexes.iter().enumerate() {
             for after in std::iter::once(None).chain((1..=listed.order.len()).map(Some)) {
                 actions.extend([false, true].map(|backwards| Action::Select {

@@ -154,6 +154,19 @@ pub struct Note {
     pub changed: Option<String>,
 }
 
+/// The newest batch of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// The namespace.
+    pub namespace: String,
+    /// The batch's number.
+    pub batch: i64,
+    /// The epoch that it was committed in.
+    pub epoch: i64,
+    /// The position of the log's last event after it.
+    pub position: i64,
+}
+
 /// Why the store did not do what it was asked to.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -239,6 +252,46 @@ impl Store {
         }
     }
 
+    /// Whether other servers may be working over it.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Store::Postgres(_))
+    }
+
+    /// What tells a shared store from others; empty for one that nobody shares.
+    pub fn id(&self) -> &str {
+        match self {
+            Store::Sqlite(_) => "",
+            Store::Postgres(store) => store.id(),
+        }
+    }
+
+    /// The newest batch of each namespace.
+    pub async fn heads(&self) -> Result<Vec<Newest>, StoreError> {
+        if let Store::Postgres(store) = self {
+            return store.heads().await;
+        }
+        let mut heads = Vec::new();
+        for namespace in self.namespaces().await? {
+            let (head, _) = self.read(&namespace, Plan::new()).await?;
+            heads.push(Newest {
+                namespace,
+                batch: head.batch,
+                epoch: head.epoch,
+                position: head.position,
+            });
+        }
+        Ok(heads)
+    }
+
+    /// Notes in a shared store, by its clock, that `home` has heard of these sessions now. Tells of which it could be noted: not of one
+    /// that has ended, nor of one that a batch is deciding on. In a store that nobody shares nothing is noted: the server remembers.
+    pub async fn beat(&self, beats: &[(Arc<str>, String)], home: &str) -> Result<Vec<bool>, StoreError> {
+        match self {
+            Store::Sqlite(_) => Ok(vec![true; beats.len()]),
+            Store::Postgres(store) => store.beat(beats, home).await,
+        }
+    }
+
     /// The namespaces in which anything has happened.
     pub async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
         match self {
@@ -254,6 +307,11 @@ impl Store {
 
     /// The rows with these keys that exist, in any order.
     pub async fn get_all<R: Row>(&self, namespace: &str, keys: &[R::Key]) -> Result<Vec<R>, StoreError> {
+        Ok(self.get_all_at(namespace, keys).await?.1)
+    }
+
+    /// The rows with these keys that exist, in any order, and the store's time.
+    pub async fn get_all_at<R: Row>(&self, namespace: &str, keys: &[R::Key]) -> Result<(Time, Vec<R>), StoreError> {
         use row::Key;
         let keys = keys.iter().map(Key::columns).collect();
         let plan = vec![TablePlan {
@@ -261,9 +319,12 @@ impl Store {
             keys,
             selections: Vec::new(),
         }];
-        let (_, mut rows) = self.read(namespace, plan).await?;
+        let (head, mut rows) = self.read(namespace, plan).await?;
         let rows = rows.pop().unwrap_or_default().by_key;
-        Ok(rows.into_iter().map(R::from_columns).collect::<Result<_, _>>()?)
+        Ok((
+            head.now,
+            rows.into_iter().map(R::from_columns).collect::<Result<_, _>>()?,
+        ))
     }
 
     /// A stretch of an index, with the head of the same snapshot.

@@ -80,6 +80,8 @@ pub struct Table {
     pub key: usize,
     /// The ways into it; the first is the primary key.
     pub indexes: &'static [Index],
+    /// Whether its rows are also written beside the lane. A batch that reads one by its key keeps it as it is until the batch ends.
+    pub beside: bool,
 }
 
 impl PartialEq for Table {
@@ -358,10 +360,12 @@ const fn same(a: &str, b: &str) -> bool {
 ///     index BY_DUE = "locks_due": () -> (due_at, resource_id);
 /// }
 /// ```
-/// Every field of the struct is named. Index 0 is the primary key, `PRIMARY`.
+/// Every field of the struct is named. Index 0 is the primary key, `PRIMARY`. `#[beside]` before it: rows are also written beside the
+/// lane.
 #[macro_export]
 macro_rules! row {
     (
+        $(#[$beside:ident])?
         $type:ident: $keytype:ty = $table:literal ($($key:ident: $kt:ty),+) { $($column:ident: $ct:ty),* $(,)? }
         $(index $index:ident = $name:literal: ($($prefix:ident),*) -> ($($order:ident),+);)*
     ) => {
@@ -391,6 +395,7 @@ macro_rules! row {
                             order: &[$(position(COLUMNS, stringify!($order))),+],
                         },)*
                     ],
+                    beside: ["", $(stringify!($beside))?].len() > 1,
                 };
 
                 #[allow(unused_parens)]

@@ -3,14 +3,16 @@
 //! The agents of each capability are kept in the order of their fitness, so that the first page costs a page, however many there are.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::Notify;
 
 use crate::error::Refusal;
 use crate::lane::{Commit, refusal_of};
+use crate::machine::{HashMap, HashSet};
 use crate::registry::Agent;
 use crate::sessions::Session;
 use crate::store::row::{Row, Value};
@@ -83,6 +85,8 @@ struct Known {
 #[derive(Default)]
 struct Changed {
     agents: Mutex<HashSet<String>>,
+    /// Whether nothing more comes.
+    retired: AtomicBool,
     notify: Notify,
 }
 
@@ -90,9 +94,9 @@ struct Changed {
 pub struct Watch(Arc<Changed>);
 
 impl Watch {
-    /// Waits until an agent has changed, or is gone, since the last [`Watch::take`].
+    /// Waits until an agent has changed, or is gone, since the last [`Watch::take`]; or until the feed has ended.
     pub async fn changed(&mut self) {
-        while self.is_empty() {
+        while self.is_empty() && !self.0.retired.load(Ordering::Acquire) {
             self.0.notify.notified().await;
         }
     }
@@ -174,6 +178,14 @@ impl Directory {
 
     pub(super) fn open(&mut self) {
         self.open = true;
+    }
+
+    /// Wakes those who follow it: nothing more comes.
+    pub(super) fn retire(&mut self) {
+        for watch in self.watches.drain(..).filter_map(|watch| watch.upgrade()) {
+            watch.retired.store(true, Ordering::Release);
+            watch.notify.notify_one();
+        }
     }
 
     /// Takes in what the store had. What commits changed since then is newer and stays.

@@ -1,16 +1,19 @@
 //! The feed of one namespace: its readers, found by what an event is about, and where the log is.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use super::directory::Directory;
 use super::filter::{FanKey, Filter, keys_of};
+use super::read::Lost;
+use super::track::Place;
 use super::{Cursor, out_of_range};
-use crate::error::Refusal;
+use crate::error::{Reason, Refusal};
 use crate::events::Event;
 use crate::lane::{Commit, EpochRecord};
+use crate::machine::{HashMap, HashSet};
 use crate::store::{Head, Store};
 
 /// How many events a reader may be behind before it is cut off.
@@ -42,6 +45,8 @@ struct State {
     epoch: i64,
     epochs: Vec<EpochRecord>,
     next_reader: u64,
+    /// Why it ended, if it has.
+    retired: Option<Refusal>,
     readers: HashMap<u64, Reader>,
     by_key: HashMap<FanKey, Vec<u64>>,
 }
@@ -68,12 +73,12 @@ impl Feed {
         self.state.lock().expect("no panic under this lock")
     }
 
-    /// Says where the log was when the feed was opened. Commits may have come in between: they are later.
-    pub(super) fn begin(&self, head: &Head, epochs: Vec<EpochRecord>, epoch: i64) {
+    /// Says where the log is when the feed is opened: after `place`. The epoch is that of the next commit.
+    pub(super) fn begin(&self, place: Place, head: &Head, epochs: Vec<EpochRecord>, epoch: i64) {
         let mut state = self.lock();
-        state.position = state.position.max(head.position);
-        state.first_position = state.first_position.max(head.first_position);
-        state.epoch = state.epoch.max(epoch);
+        state.position = place.position;
+        state.first_position = head.first_position;
+        state.epoch = head.epoch.max(epoch);
         for record in epochs {
             match state.epochs.iter_mut().find(|known| known.epoch == record.epoch) {
                 // The commit that came in between need not be the first of its epoch.
@@ -83,6 +88,33 @@ impl Feed {
         }
         state.epochs.sort_by_key(|record| record.epoch);
         self.position.send_replace(state.position);
+    }
+
+    /// Whether anybody reads it.
+    pub(super) fn has_readers(&self) -> bool {
+        !self.lock().readers.is_empty()
+    }
+
+    /// Whether anybody wants to know at once of what happens.
+    pub(super) fn is_watched(&self) -> bool {
+        let agents = self.agents.lock().expect("no panic under this lock").is_open();
+        agents || self.position.receiver_count() > 0 || self.has_readers()
+    }
+
+    /// Ends it: who reads is cut off, and finds out why here.
+    pub(super) fn retire(&self, lost: &Lost) {
+        {
+            let mut state = self.lock();
+            state.retired = Some(state.ended_by(lost));
+            state.readers.clear();
+            state.by_key.clear();
+        }
+        self.agents.lock().expect("no panic under this lock").retire();
+    }
+
+    /// Why it ended, if it has: nothing more comes, and what is read from it is over.
+    pub fn retired(&self) -> Option<Refusal> {
+        self.lock().retired.clone()
     }
 
     /// Hands a commit's events to those who want them.
@@ -95,7 +127,7 @@ impl Feed {
         }
         let mut state = self.lock();
         state.note(commit);
-        let mut cut_off = HashSet::new();
+        let mut cut_off = HashSet::default();
         for event in &commit.events {
             for key in keys_of(event) {
                 for id in state.by_key.get(&key).into_iter().flatten() {
@@ -126,6 +158,16 @@ impl Feed {
         let mut state = self.lock();
         let id = state.next_reader;
         state.next_reader += 1;
+        if state.retired.is_some() {
+            // Without its sender the receiver has ended.
+            let after = state.position;
+            return Subscription {
+                receiver,
+                after,
+                id,
+                feed: Arc::downgrade(self),
+            };
+        }
         for key in filter.fan_keys() {
             let readers = state.by_key.entry(key).or_default();
             if readers.last() != Some(&id) {
@@ -223,7 +265,13 @@ impl Feed {
     }
 
     /// Looks at the directory of agents, which is read from the store the first time.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE; why the feed ended, if it has.
     pub async fn directory<T>(&self, look: impl FnOnce(&mut Directory) -> T) -> Result<T, Refusal> {
+        if let Some(refusal) = self.retired() {
+            return Err(refusal);
+        }
         self.directory
             .get_or_try_init(|| async {
                 self.agents.lock().expect("no panic under this lock").open();
@@ -245,6 +293,27 @@ impl State {
         }
     }
 
+    fn ended_by(&self, lost: &Lost) -> Refusal {
+        let earliest = self.earliest();
+        if lost.history {
+            let message = "the end of the epoch was lost: what was seen may not have happened";
+            return out_of_range("LOST", message, earliest, lost.head.position);
+        }
+        Refusal::new(
+            Reason::SlowConsumer,
+            "the server fell behind the log; begin again from the cursor",
+        )
+        .with(
+            "cursor",
+            Cursor {
+                epoch: self.epoch,
+                position: self.position,
+            }
+            .encode(),
+        )
+        .retry_after(Duration::from_millis(100))
+    }
+
     fn note(&mut self, commit: &Commit) {
         let first_position = self.position.max(commit.head.position - commit.events.len() as i64) + 1;
         self.position = self.position.max(commit.head.position);
@@ -252,7 +321,11 @@ impl State {
         self.epoch = self.epoch.max(commit.head.epoch);
         let epoch = commit.head.epoch;
         if self.epochs.last().is_none_or(|last| last.epoch < epoch) {
-            self.epochs.push(EpochRecord { epoch, first_position });
+            self.epochs.push(EpochRecord {
+                epoch,
+                first_position,
+                first_batch: commit.head.batch,
+            });
         }
     }
 

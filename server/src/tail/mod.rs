@@ -4,24 +4,47 @@
 //! comes; what commits before that is not looked at. A reader that has to begin earlier catches up from the store and then goes over
 //! to the feed, at a position that both agree on, so it misses nothing and sees nothing twice.
 //!
-//! Failure: a reader that does not keep up is cut off, never waited for and never buffered without limit.
+//! ```text
+//!  own lane ──┐
+//!  bus: hints ├──▶ space: track ──in order, each once──▶ observers, feed
+//!  store ─────┘           │ something is missing, or a poll finds that there is more
+//!         ▲───────────────┘
+//! ```
+//!
+//! Where servers share a store, everything that any of them commits comes here: as a hint on the bus, or, when a hint is missing, from the
+//! store, which is asked what there is at most every 250 ms while someone waits.
+//!
+//! Failure: a reader that does not keep up is cut off, never waited for and never buffered without limit. Where the log does not go on
+//! from what was handed on (a standby without the last commits was promoted) the feed is retired: its readers are told that what they saw
+//! may not have happened, and everything is read anew.
 
 mod directory;
 mod feed;
 mod filter;
+mod follow;
+mod read;
+mod space;
+mod track;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::Bus;
 use crate::error::{Reason, Refusal};
-use crate::lane::{Commit, EpochRecord, refusal_of};
-use crate::store::{Selection, Store};
+use crate::lane::Commit;
+use crate::machine::{self, HashMap};
+use crate::store::{Store, StoreError};
 pub use directory::{Directory, Entry, Place, Watch};
 pub use feed::{Delivery, Feed, Subscription};
 pub use filter::{Filter, Pattern};
+use space::Space;
 
 /// What is told of every commit before any reader is, synchronously: it must be quick and must not wait.
 pub type Observer = Box<dyn Fn(&Arc<Commit>) + Send + Sync>;
+/// What is told of a namespace of which nothing that was handed on need hold any more.
+pub type OnLost = Box<dyn Fn(&Arc<str>) + Send + Sync>;
 
 /// The feeds of a server. Cheap to clone.
 #[derive(Clone)]
@@ -29,77 +52,99 @@ pub struct Tail {
     shared: Arc<Shared>,
 }
 
-/// A feed that is opened once, by whoever comes first.
-type Opening = Arc<tokio::sync::OnceCell<Arc<Feed>>>;
-
 struct Shared {
     store: Store,
+    bus: Bus,
     observers: Vec<Observer>,
-    feeds: Mutex<HashMap<Arc<str>, Opening>>,
-    open: Mutex<HashMap<Arc<str>, Arc<Feed>>>,
+    on_lost: OnLost,
+    spaces: Mutex<HashMap<Arc<str>, Arc<Space>>>,
+    /// Namespaces in which something is missing.
+    missing: mpsc::UnboundedSender<Arc<str>>,
 }
 
 impl Tail {
-    /// A tail over a store.
-    pub fn new(store: Store, observers: Vec<Observer>) -> Tail {
-        let shared = Shared {
+    /// A tail over a store, which follows what other servers commit until this one stops.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn start(
+        store: Store,
+        bus: Bus,
+        observers: Vec<Observer>,
+        on_lost: OnLost,
+        draining: CancellationToken,
+    ) -> Result<Tail, StoreError> {
+        let (missing, wanted) = mpsc::unbounded_channel();
+        let tail = Tail {
+            shared: Arc::new(Shared {
+                store,
+                bus,
+                observers,
+                on_lost,
+                spaces: Mutex::default(),
+                missing,
+            }),
+        };
+        follow::begin(&tail.shared).await?;
+        machine::spawn(follow::run(Arc::downgrade(&tail.shared), wanted, draining));
+        Ok(tail)
+    }
+
+    /// A tail of a test: the store's only one.
+    #[cfg(test)]
+    pub async fn alone(store: Store) -> Tail {
+        let tail = Tail::start(
             store,
-            observers,
-            feeds: Mutex::default(),
-            open: Mutex::default(),
-        };
-        Tail {
-            shared: Arc::new(shared),
-        }
+            Bus::Local,
+            Vec::new(),
+            Box::new(|_| {}),
+            CancellationToken::new(),
+        );
+        tail.await.expect("a store that can be read")
     }
 
-    /// The feed of a namespace, opened if it is not.
+    /// The feed of a namespace. It has handed on what was committed before this is called, by any server.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE.
     pub async fn feed(&self, namespace: &Arc<str>) -> Result<Arc<Feed>, Refusal> {
-        let cell = {
-            let mut feeds = self.shared.feeds.lock().expect("no panic under this lock");
-            Arc::clone(feeds.entry(Arc::clone(namespace)).or_default())
-        };
-        cell.get_or_try_init(|| self.open_feed(namespace)).await.cloned()
+        self.shared.space(namespace).open(&self.shared).await
     }
 
-    /// Opens a feed: first it hears of commits, then it reads where the log is.
-    async fn open_feed(&self, namespace: &Arc<str>) -> Result<Arc<Feed>, Refusal> {
-        let feed = {
-            let mut open = self.shared.open.lock().expect("no panic under this lock");
-            let feed = open.entry(Arc::clone(namespace));
-            Arc::clone(feed.or_insert_with(|| Arc::new(Feed::new(Arc::clone(namespace), self.shared.store.clone()))))
-        };
-        let selection = Selection {
-            index: EpochRecord::PRIMARY,
-            prefix: Vec::new(),
-            after: None,
-            limit: 10_000,
-            backwards: false,
-        };
-        let (head, epochs) = self
-            .shared
-            .store
-            .select(namespace, selection)
-            .await
-            .map_err(|error| refusal_of(&error))?;
-        feed.begin(&head, epochs, self.shared.store.epoch());
-        Ok(feed)
-    }
-
-    /// Hands on what a lane has committed. Commits of one namespace come in order.
-    pub fn publish(&self, commit: Arc<Commit>) {
-        for observer in &self.shared.observers {
-            observer(&commit);
+    /// The feed of a namespace as it is, if it is open: it may be behind what other servers have committed.
+    ///
+    /// # Errors
+    /// STORE_UNAVAILABLE.
+    pub async fn feed_as_it_is(&self, namespace: &Arc<str>) -> Result<Arc<Feed>, Refusal> {
+        let space = self.shared.space(namespace);
+        match space.feed() {
+            Some(feed) => Ok(feed),
+            None => space.open(&self.shared).await,
         }
-        let feed = self
-            .shared
-            .open
-            .lock()
-            .expect("no panic under this lock")
-            .get(&commit.namespace)
-            .cloned();
-        if let Some(feed) = feed {
-            feed.publish(&commit);
+    }
+
+    /// Hands on what a lane has committed, and tells the other servers. Commits of one namespace come in order.
+    pub fn publish(&self, commit: Arc<Commit>) {
+        self.shared.bus.publish(&commit);
+        self.shared.take(commit);
+    }
+}
+
+impl Shared {
+    fn space(&self, namespace: &Arc<str>) -> Arc<Space> {
+        let mut spaces = self.spaces.lock().expect("no panic under this lock");
+        // One that is not known is new: everything in it is still to come.
+        let space = spaces
+            .entry(Arc::clone(namespace))
+            .or_insert_with(|| Arc::new(Space::new(Arc::clone(namespace), track::Place::default())));
+        Arc::clone(space)
+    }
+
+    fn take(&self, commit: Arc<Commit>) {
+        let namespace = Arc::clone(&commit.namespace);
+        if !self.space(&namespace).take(commit, &self.observers) {
+            // Nobody follows any more when the server has stopped.
+            let _ = self.missing.send(namespace);
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::edge::page::{self, Page};
 use crate::edge::payload;
 use crate::error::{Reason, Refusal};
 use crate::lane::{Urgency, refusal_of};
+use crate::machine;
 use crate::store::Selection;
 use crate::store::row::Value;
 use crate::tail::Cursor;
@@ -189,8 +190,8 @@ async fn start_of(app: &App, context: &Context, request: v1::StartWorkflowReques
         session_id: check.session_id(request.session_id),
         traceparent: context.traceparent.clone(),
     };
-    let planned = tokio::task::spawn_blocking(move || plan::plan(workflow_type, steps, &result)).await;
-    let planned = planned.map_err(|_| Refusal::new(Reason::Internal, "the server failed on this request"))?;
+    let planned = machine::compute(move || plan::plan(workflow_type, steps, &result)).await;
+    let planned = planned.ok_or_else(|| Refusal::new(Reason::Internal, "the server failed on this request"))?;
     let steps = match (check.finish(), planned) {
         (Ok(()), planned) => planned?,
         (Err(refusal), Ok(_)) => return Err(refusal),

@@ -11,7 +11,7 @@
 //! Should the server itself die, grants to waiters lapse by the row's timer, and places end with their wait.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::app::App;
 use crate::edge::Context;
@@ -19,6 +19,7 @@ use crate::error::{Reason, Refusal};
 use crate::lane::{Call, Committed, Lanes, Urgency, refusal_of};
 use crate::locks::Lock;
 use crate::locks::rules::{self, Acquire, Acquired, Left};
+use crate::machine::{self, Instant};
 use crate::sessions::{self, Session};
 use crate::tail::{Delivery, Filter, Pattern, Subscription};
 use crate::time::Time;
@@ -111,10 +112,10 @@ struct Waiting<'a> {
 impl Waiting<'_> {
     async fn wait(&self, mut grant: Subscription, presence: &mut Presence) -> Result<Granted, Refusal> {
         let mut ends = self.ends_of_sessions().await?;
-        let timeout = tokio::time::sleep_until(self.until.into());
+        let timeout = tokio::time::sleep_until(self.until);
         tokio::pin!(timeout);
         loop {
-            tokio::select! {
+            crate::select! {
                 biased;
                 // An end of the feed is no grant, but a reason to look.
                 _ = grant.next() => break,
@@ -255,9 +256,6 @@ impl Drop for Presence {
         if self.is_settled {
             return;
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
         let presence = Presence {
             lanes: self.lanes.clone(),
             namespace: Arc::clone(&self.namespace),
@@ -265,7 +263,7 @@ impl Drop for Presence {
             call_id: std::mem::take(&mut self.call_id),
             is_settled: true,
         };
-        runtime.spawn(async move {
+        machine::spawn_if_running(async move {
             for attempt in 0..ABANDON_TRIES {
                 match presence.abandon().await {
                     Ok(()) => return,

@@ -148,7 +148,7 @@ pub(super) async fn list(
     let list = wanted.list();
     let page = Page::new(request.page_size, &request.page_token, &list)?;
     let mut after = page.after.map(place_of).transpose()?;
-    let feed = app.tail.feed(&context.namespace).await?;
+    let feed = app.tail.feed_as_it_is(&context.namespace).await?;
     wait_for(&feed, context, &request.min_position).await?;
 
     let mut agents: Vec<v1::Agent> = Vec::new();

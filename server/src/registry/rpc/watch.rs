@@ -3,7 +3,6 @@
 //! What changed is collected as a set of agents, so a client that reads slowly gets each agent's latest state, and nothing is kept for it
 //! beyond that set.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::edge::Context;
 use crate::edge::check::Check;
 use crate::edge::stream::{self, End, Outlet};
 use crate::error::Refusal;
+use crate::machine::HashSet;
 use crate::tail::Feed;
 
 struct Watcher {
@@ -62,7 +62,7 @@ pub(super) async fn watch(
             wanted,
             outlet,
             interval,
-            known: HashSet::new(),
+            known: HashSet::default(),
             position: 0,
         }
         .run()
@@ -82,7 +82,7 @@ impl Watcher {
         let draining = self.app.draining.clone();
         let mut progress_at = Instant::now() + self.interval;
         loop {
-            tokio::select! {
+            crate::select! {
                 () = changes.changed() => {
                     // Everything up to the position before is among the changes; it is seen with the last of them.
                     let position = self.feed.directory(|directory| directory.position()).await?;

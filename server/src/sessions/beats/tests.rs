@@ -27,14 +27,17 @@ fn commit(session: Session) -> Commit {
         namespace: "default".into(),
         head: Head::new(Time(0)),
         events: Vec::new(),
-        agents: HashMap::new(),
-        sessions: HashMap::from([(session.session_id.clone(), Some(Arc::new(session)))]),
-        locks: HashMap::new(),
-        documents: HashMap::new(),
-        tasks: HashMap::new(),
-        payloads: HashMap::new(),
-        workflows: HashMap::new(),
+        agents: HashMap::default(),
+        sessions: [(session.session_id.clone(), Some(Arc::new(session)))]
+            .into_iter()
+            .collect(),
+        locks: HashMap::default(),
+        documents: HashMap::default(),
+        tasks: HashMap::default(),
+        payloads: HashMap::default(),
+        workflows: HashMap::default(),
         next_due: None,
+        own: true,
     }
 }
 
@@ -81,7 +84,7 @@ proptest! {
         let beats = Beats::new();
         let start = Instant::now();
         let (mut now, mut gap_end) = (start, start);
-        let mut expected: HashMap<usize, Instant> = HashMap::new();
+        let mut expected: HashMap<usize, Instant> = HashMap::default();
         let mut look_again: Option<Instant> = None;
         for (number, step, millis) in steps {
             now += Duration::from_millis(millis);

@@ -5,7 +5,7 @@
 //! on elsewhere, touches nothing. What the agent said before the end is still decided, and answered where that can be.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use drumline_proto::v1;
 use drumline_proto::v1::connect_notice::{Drain, Notice};
@@ -23,6 +23,7 @@ use super::push::Loaded;
 use crate::app::App;
 use crate::edge::{Context, payload, stream};
 use crate::error::{Reason, Refusal};
+use crate::machine::{self, Instant};
 use crate::registry::rpc::view;
 use crate::registry::rules::Registered;
 use crate::sessions::beats::Sign;
@@ -137,7 +138,7 @@ async fn follow(app: &App, opened: &Opened) -> Result<watch::Receiver<Sign>, Ref
         return Ok(sign);
     }
     // It has ended since, or is not known here: the lane knows.
-    sessions::watch::beat(&app.lanes, &app.beats, namespace, session_id).await?;
+    sessions::watch::beat(app, namespace, session_id).await?;
     app.beats.follow(namespace, session_id).ok_or_else(rules::unknown)
 }
 
@@ -167,7 +168,7 @@ impl Link {
         match ending {
             Ending::Gone => {
                 // What it said before is decided all the same: its jobs are in the lane, before what follows.
-                tokio::spawn(self.answers.for_each(|_| std::future::ready(())));
+                machine::spawn(self.answers.for_each(|_| std::future::ready(())));
                 Broke::Yes
             }
             Ending::Silent => {
@@ -218,7 +219,7 @@ impl Link {
             self.check_sign()?;
             let (takes_more, is_answering) = (self.answers.len() < MAX_IN_FLIGHT, !self.answers.is_empty());
             let load_at = self.loaded.again_at;
-            tokio::select! {
+            crate::select! {
                 request = up.message(), if takes_more => match request {
                     Ok(Some(request)) => {
                         // An older stream does not speak for the session any more.
@@ -257,7 +258,7 @@ impl Link {
     /// Tells the agent that the server is stopping.
     async fn drain(&mut self) -> Ending {
         // Not all at the same time, where there are many.
-        let delay = Duration::from_millis(rand::random_range(50..500));
+        let delay = Duration::from_millis(machine::random_range(50..500));
         let drain = Drain {
             reconnect_delay: Some(payload::duration(delay)),
         };
@@ -285,7 +286,7 @@ impl Link {
     }
 }
 
-async fn sleep_until(at: Option<tokio::time::Instant>) {
+async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

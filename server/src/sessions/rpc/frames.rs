@@ -13,7 +13,7 @@ use super::connect::Link;
 use super::down::Ending;
 use crate::edge::status::to_error;
 use crate::error::{Reason, Refusal};
-use crate::{registry, sessions, tasks};
+use crate::{machine, registry, sessions, tasks};
 
 /// An answer on its way.
 pub(super) struct Answered {
@@ -25,7 +25,7 @@ pub(super) struct Answered {
 
 enum Answer {
     Frame(Frame),
-    /// A heartbeat that the lane had to be asked about counts.
+    /// A heartbeat that the store or the lane had to be asked about counts.
     Beat,
 }
 
@@ -49,7 +49,7 @@ impl Nonces {
     pub(super) fn next(&mut self) -> v1::ConnectNonce {
         let [_, last] = self.last;
         let nonce = loop {
-            let nonce = rand::random();
+            let nonce = machine::random();
             if nonce != 0 && nonce != last {
                 break nonce;
             }
@@ -117,13 +117,14 @@ impl Link {
         if !self.nonces.counts(nonce) {
             return Ok(());
         }
-        if self.app.beats.beat(&self.context.namespace, &self.session_id).is_some() {
+        let in_memory = self.app.pulse.is_none();
+        if in_memory && self.app.beats.beat(&self.context.namespace, &self.session_id).is_some() {
             return self.send_nonce(number).await;
         }
         let (app, namespace) = (Arc::clone(&self.app), Arc::clone(&self.context.namespace));
         let session_id = self.session_id.clone();
         let asked = async move {
-            sessions::watch::beat(&app.lanes, &app.beats, &namespace, &session_id).await?;
+            sessions::watch::beat(&app, &namespace, &session_id).await?;
             Ok(Answer::Beat)
         };
         self.submit(number, true, asked.boxed()).await

@@ -52,7 +52,7 @@ pub(super) async fn open(
     up: &mut Streaming<v1::ConnectRequest>,
     down: &Down,
 ) -> Result<Opened, Ending> {
-    let first = tokio::select! {
+    let first = crate::select! {
         first = tokio::time::timeout(PATIENCE, up.message()) => first,
         () = app.draining.cancelled() => return Err(Ending::Draining(draining())),
         () = down.closed() => return Err(Ending::Gone),
@@ -119,7 +119,7 @@ async fn by_registering(
                 } = registering.clone();
                 let registered = registry::register(world, registration, &session_id, resume.as_deref())?;
                 let session = rules::connect(world, &registered.session.session_id)?;
-                beats.revive(&world.namespace, &session);
+                beats.revive(world, &session);
                 Ok(Registered { session, ..registered })
             },
         )
@@ -178,7 +178,7 @@ async fn connect(
             move |world| {
                 let session = rules::connect(world, &session_id)?;
                 let agent = world.agents.get(&agent_id)?.ok_or_else(rules::unknown)?;
-                beats.revive(&world.namespace, &session);
+                beats.revive(world, &session);
                 Ok(Registered {
                     agent: (*agent).clone(),
                     session,

@@ -3,14 +3,12 @@
 //! Events that are meant for the agent say when. What they are about comes from their commit, or from the store. A session that goes on is
 //! first sent what it was assigned and has not answered.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use drumline_proto::v1;
 use drumline_proto::v1::connect_notice::{LockLost, Notice};
 use drumline_proto::v1::connect_response::Frame;
-use tokio::time::Instant;
 
 use super::connect::Link;
 use super::down::Ending;
@@ -18,6 +16,7 @@ use super::hello::filter;
 use crate::error::Refusal;
 use crate::events::Event;
 use crate::lane::refusal_of;
+use crate::machine::{HashSet, Instant};
 use crate::store::row::{Row, Value};
 use crate::store::{Head, Selection};
 use crate::tail::Delivery;
@@ -105,6 +104,9 @@ impl Link {
     /// Takes an event that is meant for the agent; nothing if the stream was cut off from them.
     pub(super) async fn delivered(&mut self, delivery: Option<Delivery>) -> Result<(), Ending> {
         let Some(delivery) = delivery else {
+            if self.feed.retired().is_some() {
+                return Err(Ending::Slow);
+            }
             self.events = self.feed.subscribe(filter(&self.agent_id));
             return self.load().await;
         };

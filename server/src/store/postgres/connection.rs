@@ -76,8 +76,16 @@ pub(super) async fn set_up(client: &Client) -> Result<(), Error> {
     Ok(())
 }
 
-/// A pool of at most this many connections.
-pub(super) fn pool(target: &Target, size: usize, lineage: &Arc<Lineage>) -> Result<Pool, StoreError> {
+/// What a connection for signs of life is told beside: they need not outlive a crash of the server, after which everybody is given time.
+pub(super) const LAX: &str = "SET synchronous_commit = off";
+
+/// A pool of at most this many connections, which are told this beside what all are told.
+pub(super) fn pool(
+    target: &Target,
+    size: usize,
+    lineage: &Arc<Lineage>,
+    beside: &'static str,
+) -> Result<Pool, StoreError> {
     let recycling = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
@@ -86,6 +94,7 @@ pub(super) fn pool(target: &Target, size: usize, lineage: &Arc<Lineage>) -> Resu
         let lineage = Arc::clone(&lineage);
         Box::pin(async move {
             set_up(client).await.map_err(HookError::Backend)?;
+            client.batch_execute(beside).await.map_err(HookError::Backend)?;
             lineage
                 .check(client)
                 .await

@@ -2,6 +2,7 @@
 //! server is behind the same address; commits may have been lost then, so the epoch is raised. It is kept in the table `meta`, and the
 //! first that connects to a changed server raises it for all.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -26,6 +27,8 @@ struct Identity {
 
 /// The history that is known, and its epoch.
 pub(super) struct Lineage {
+    /// Made with the tables.
+    store_id: String,
     epoch: AtomicI64,
     identity: Mutex<Identity>,
 }
@@ -35,13 +38,19 @@ impl Lineage {
     pub(super) async fn open(target: &Target, migrating: Migrating) -> Result<Lineage, StoreError> {
         alone(target, async |client| {
             let identity = identify(client).await?;
-            let epoch = settle(client, &identity, Some(migrating)).await?;
+            let (epoch, store_id) = settle(client, &identity, Some(migrating)).await?;
             Ok(Lineage {
+                store_id,
                 epoch: AtomicI64::new(epoch),
                 identity: Mutex::new(identity),
             })
         })
         .await
+    }
+
+    /// What tells this database from others.
+    pub(super) fn store_id(&self) -> &str {
+        &self.store_id
     }
 
     /// The epoch that commits are made in.
@@ -56,7 +65,7 @@ impl Lineage {
             return Ok(());
         }
         tracing::warn!(?identity, "the database has another history than before");
-        let epoch = settle(client, &identity, None).await?;
+        let (epoch, _) = settle(client, &identity, None).await?;
         self.epoch.fetch_max(epoch, Ordering::AcqRel);
         *self.known() = identity;
         Ok(())
@@ -84,6 +93,23 @@ pub(super) async fn upgrade(target: &Target) -> Result<Steps, StoreError> {
         migrate(&transaction, migrations::pending(&applied, |step| step.postgres)?).await?;
         transaction.commit().await.map_err(failed)?;
         migrations::steps(&applied, |step| step.postgres)
+    })
+    .await
+}
+
+/// Raises the epoch, and tells the one before and the new one.
+pub(super) async fn raise_epoch(target: &Target) -> Result<(Option<i64>, i64), StoreError> {
+    alone(target, async |client| {
+        let identity = identify(client).await?;
+        let transaction = lock(client).await?;
+        match migrations::pending(&applied(&transaction).await?, |step| step.postgres)? {
+            [] => {}
+            pending => return Err(migrations::missing(pending)),
+        }
+        let before = epoch_in(&meta(&transaction).await?);
+        let epoch = raise(&transaction, &identity, before).await?;
+        transaction.commit().await.map_err(failed)?;
+        Ok((before, epoch))
     })
     .await
 }
@@ -160,8 +186,12 @@ async fn lock(client: &mut Client) -> Result<Transaction<'_>, StoreError> {
     Ok(transaction)
 }
 
-/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted.
-async fn settle(client: &mut Client, identity: &Identity, migrating: Option<Migrating>) -> Result<i64, StoreError> {
+/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted, and the store's id.
+async fn settle(
+    client: &mut Client,
+    identity: &Identity,
+    migrating: Option<Migrating>,
+) -> Result<(i64, String), StoreError> {
     let transaction = lock(client).await?;
     if let Some(migrating) = migrating {
         match migrations::pending(&applied(&transaction).await?, |step| step.postgres)? {
@@ -170,19 +200,42 @@ async fn settle(client: &mut Client, identity: &Identity, migrating: Option<Migr
             pending => return Err(migrations::missing(pending)),
         }
     }
-    let rows = transaction
-        .query("SELECT name, value FROM meta", &[])
-        .await
-        .map_err(failed)?;
-    let meta: std::collections::HashMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let before = meta.get("epoch").and_then(|epoch| epoch.parse().ok());
+    let meta = meta(&transaction).await?;
+    let before = epoch_in(&meta);
     let same = meta.get("system") == Some(&identity.system) && meta.get("timeline") == Some(&identity.timeline);
     let epoch = match before {
         Some(epoch) if same => epoch,
         _ => raise(&transaction, identity, before).await?,
     };
+    let store_id = match meta.get("store_id") {
+        Some(store_id) => store_id.clone(),
+        None => {
+            let store_id = uuid::Uuid::new_v4().to_string();
+            note(&transaction, "store_id", &store_id).await?;
+            store_id
+        }
+    };
     transaction.commit().await.map_err(failed)?;
-    Ok(epoch)
+    Ok((epoch, store_id))
+}
+
+/// What is noted of the database as a whole.
+async fn meta(transaction: &Transaction<'_>) -> Result<HashMap<String, String>, StoreError> {
+    let rows = transaction
+        .query("SELECT name, value FROM meta", &[])
+        .await
+        .map_err(failed)?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+fn epoch_in(meta: &HashMap<String, String>) -> Option<i64> {
+    meta.get("epoch").and_then(|epoch| epoch.parse().ok())
+}
+
+async fn note(transaction: &Transaction<'_>, name: &str, value: &str) -> Result<(), StoreError> {
+    let note = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    transaction.execute(note, &[&name, &value]).await.map_err(failed)?;
+    Ok(())
 }
 
 /// Notes another server, with the epoch that begins with it.
@@ -194,13 +247,7 @@ async fn raise(transaction: &Transaction<'_>, identity: &Identity, before: Optio
         ("system", &identity.system),
         ("timeline", &identity.timeline),
     ] {
-        transaction
-            .execute(
-                "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                &[&name, value],
-            )
-            .await
-            .map_err(failed)?;
+        note(transaction, name, value).await?;
     }
     Ok(epoch)
 }

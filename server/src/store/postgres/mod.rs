@@ -23,10 +23,10 @@ use deadpool_postgres::Pool;
 use tokio::sync::mpsc;
 
 use super::step::{self, Step, ask};
-use super::{Head, Migrating, Plan, Rows, Save, Steps, StoreError};
+use super::{Head, Migrating, Newest, Plan, Rows, Save, Steps, StoreError};
 use connection::{Connection, Failure, Target, patiently};
 use lineage::Lineage;
-use statements::{BEGIN_SNAPSHOT, COMMIT, NAMESPACES, Preparer, READ_HEAD, Texts, read_head, read_plan};
+use statements::{BEAT, BEGIN_SNAPSHOT, COMMIT, HEADS, NAMESPACES, Preparer, READ_HEAD, Texts, read_head, read_plan};
 
 /// How many connections write. More only add latency: what limits a server is its log, which they share.
 const WRITERS: usize = 4;
@@ -42,6 +42,8 @@ pub struct Postgres {
 struct Shared {
     writers: Pool,
     readers: Pool,
+    /// For signs of life.
+    beats: Pool,
     lineage: Arc<Lineage>,
     texts: Texts,
 }
@@ -52,6 +54,15 @@ impl Shared {
             client,
             texts: &self.texts,
             namespace,
+            decides: false,
+        }
+    }
+
+    /// For a transaction that has the head locked.
+    fn deciding<'a>(&'a self, client: &'a Connection, namespace: &'a str) -> Preparer<'a> {
+        Preparer {
+            decides: true,
+            ..self.preparer(client, namespace)
         }
     }
 
@@ -90,8 +101,9 @@ impl Postgres {
         let target = target(url)?;
         let lineage = Arc::new(Lineage::open(&target, migrating).await?);
         let shared = Shared {
-            writers: connection::pool(&target, WRITERS, &lineage)?,
-            readers: connection::pool(&target, READERS, &lineage)?,
+            writers: connection::pool(&target, WRITERS, &lineage, "")?,
+            readers: connection::pool(&target, READERS, &lineage, "")?,
+            beats: connection::pool(&target, 1, &lineage, connection::LAX)?,
             lineage,
             texts: Texts::default(),
         };
@@ -122,6 +134,15 @@ impl Postgres {
     /// As for [`Postgres::connect`].
     pub async fn migrate(url: &str) -> Result<Steps, StoreError> {
         lineage::upgrade(&target(url)?).await
+    }
+
+    /// Raises the epoch: for who has restored the database from a backup. What was given out since then (cursors, fencing tokens) is told
+    /// from what will be. Tells the epoch before, and the new one.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`]; if its tables are not what this version needs.
+    pub async fn raise_epoch(url: &str) -> Result<(Option<i64>, i64), StoreError> {
+        lineage::raise_epoch(&target(url)?).await
     }
 
     pub(super) async fn begin(&self, namespace: &str, plan: Plan) -> Result<(Transaction, Head, Rows), StoreError> {
@@ -162,6 +183,60 @@ impl Postgres {
             .await
         })
         .await
+    }
+
+    pub(super) async fn heads(&self) -> Result<Vec<Newest>, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        self.in_a_task(async move {
+            patiently(async || {
+                let connection = Connection::get(&shared.readers).await?;
+                let statement = connection.prepare_cached(HEADS).await?;
+                let rows = connection.query(&statement, &[]).await?;
+                connection.release();
+                let newest = |row: &tokio_postgres::Row| Newest {
+                    namespace: row.get(0),
+                    batch: row.get(1),
+                    epoch: row.get(2),
+                    position: row.get(3),
+                };
+                Ok(rows.iter().map(newest).collect())
+            })
+            .await
+        })
+        .await
+    }
+
+    pub(super) async fn beat(&self, beats: &[(Arc<str>, String)], home: &str) -> Result<Vec<bool>, StoreError> {
+        let (namespaces, sessions): (Vec<String>, Vec<String>) = beats
+            .iter()
+            .map(|(namespace, session_id)| (namespace.to_string(), session_id.clone()))
+            .unzip();
+        let (shared, home) = (Arc::clone(&self.shared), home.to_owned());
+        self.in_a_task(async move {
+            patiently(async || {
+                let connection = Connection::get(&shared.beats).await?;
+                let statement = connection.prepare_cached(BEAT).await?;
+                let noted = connection.query(&statement, &[&namespaces, &sessions, &home]).await?;
+                connection.release();
+                let mut there = vec![false; sessions.len()];
+                for row in noted {
+                    let number: i64 = row.get(0);
+                    if let Some(there) = usize::try_from(number - 1)
+                        .ok()
+                        .and_then(|number| there.get_mut(number))
+                    {
+                        *there = true;
+                    }
+                }
+                Ok(there)
+            })
+            .await
+        })
+        .await
+    }
+
+    pub(super) fn id(&self) -> &str {
+        self.shared.lineage.store_id()
     }
 
     /// Does something whether or not it is waited for: a call that is given up must not cost its connection.

@@ -9,7 +9,8 @@ use crate::store::row::{Index, Kind, Table};
 /// The text of a statement.
 pub(super) fn text(table: &Table, action: Action) -> String {
     match action {
-        Action::Get => get(table),
+        Action::Get => get(table, ""),
+        Action::GetAndHold => get(table, " FOR UPDATE"),
         Action::Insert => insert(table),
         Action::Upsert => format!("{} {}", insert(table), on_conflict(table)),
         Action::Delete => delete(table),
@@ -33,11 +34,11 @@ fn unnest(table: &Table, columns: impl Iterator<Item = usize>) -> (String, Vec<S
     (joined(arrays, ", "), names)
 }
 
-fn get(table: &Table) -> String {
+fn get(table: &Table, hold: &str) -> String {
     let (arrays, values) = unnest(table, 0..table.key);
     format!(
         "SELECT t.* FROM UNNEST({arrays}) AS k({}) CROSS JOIN LATERAL \
-         (SELECT {} FROM {} WHERE \"namespace\" = $1 AND {} OFFSET 0) AS t",
+         (SELECT {} FROM {} WHERE \"namespace\" = $1 AND {} OFFSET 0{hold}) AS t",
         values.join(", "),
         columns(table),
         quoted(table.name),

@@ -37,6 +37,20 @@ pub(super) const READ_HEAD: &str = "\
 
 pub(super) const NAMESPACES: &str = "SELECT namespace FROM heads ORDER BY namespace";
 
+/// The newest batch of each namespace, with its epoch.
+pub(super) const HEADS: &str = "\
+    SELECT heads.namespace, newest.batch, newest.epoch, newest.position FROM heads CROSS JOIN LATERAL \
+    (SELECT batch, epoch, position FROM batches WHERE batches.namespace = heads.namespace ORDER BY batch DESC LIMIT 1) AS newest";
+
+/// Notes signs of life: `$1` namespaces, `$2` sessions, `$3` who heard them; gives those that are there and that nobody holds: a batch
+/// that holds one is deciding on it.
+pub(super) const BEAT: &str = "\
+    WITH heard AS MATERIALIZED (SELECT there.place, k.number FROM UNNEST($1::text[], $2::text[]) WITH ORDINALITY \
+    AS k(namespace, session_id, number) CROSS JOIN LATERAL (SELECT ctid AS place FROM beats \
+    WHERE namespace = k.namespace AND session_id = k.session_id OFFSET 0 FOR UPDATE SKIP LOCKED) AS there) \
+    UPDATE beats SET home = $3, at = greatest(at, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
+    FROM heard WHERE beats.ctid = heard.place RETURNING heard.number";
+
 pub(super) const FIND_BATCH: &str = "SELECT 1 FROM batches WHERE namespace = $1 AND batch = $2 AND batch_id = $3";
 
 const SAVE_HEAD: &str = "\
@@ -60,6 +74,8 @@ pub(super) struct Preparer<'a> {
     pub(super) client: &'a Object,
     pub(super) texts: &'a Texts,
     pub(super) namespace: &'a str,
+    /// Whether what is read is decided on: in a transaction that has the head locked.
+    pub(super) decides: bool,
 }
 
 impl<'a> Preparer<'a> {
@@ -106,7 +122,9 @@ impl<'a> Preparer<'a> {
         for plan in plan {
             if !plan.keys.is_empty() {
                 let keys = arrays(plan.table, 0..plan.table.key, plan.keys.iter().map(|key| key.iter()))?;
-                requests.push(self.of_table(plan.table, Action::Get, keys).await?);
+                let hold = self.decides && plan.table.beside;
+                let action = if hold { Action::GetAndHold } else { Action::Get };
+                requests.push(self.of_table(plan.table, action, keys).await?);
             }
             for (action, selections) in alike(plan) {
                 let index = &plan.table.indexes[selections[0].1.index];

@@ -45,7 +45,7 @@ async fn check_plans(client: &Client, when: &str) {
         for action in Action::all(table) {
             let index = match action {
                 Action::Insert | Action::Upsert => continue,
-                Action::Get | Action::Delete => 0,
+                Action::Get | Action::GetAndHold | Action::Delete => 0,
                 Action::Select { index, .. } | Action::Trim { index } => index,
             };
             let index = &table.indexes[index];

@@ -72,7 +72,7 @@ pub(super) async fn serve(shared: Arc<Shared>, namespace: String, plan: Plan, re
 }
 
 async fn open(shared: &Shared, connection: &Connection, namespace: &str, plan: &Plan) -> Result<(Head, Rows), Failure> {
-    let prepare = shared.preparer(connection, namespace);
+    let prepare = shared.deciding(connection, namespace);
     let mut requests = vec![
         prepare.bare(BEGIN).await?,
         prepare.head(LOCK_HEAD).await?,
@@ -92,7 +92,7 @@ async fn open(shared: &Shared, connection: &Connection, namespace: &str, plan: &
 }
 
 async fn load(shared: &Shared, connection: &Connection, namespace: &str, plan: &Plan) -> Result<Rows, Failure> {
-    let requests = shared.preparer(connection, namespace).plan(plan).await?;
+    let requests = shared.deciding(connection, namespace).plan(plan).await?;
     let answers = run(connection, &requests).await?;
     Ok(read_plan(plan, answers)?)
 }

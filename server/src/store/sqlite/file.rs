@@ -91,25 +91,44 @@ pub(super) fn prepare(connection: &mut Connection, migrating: Migrating) -> Resu
         pending if migrating == Migrating::Auto => migrate(&transaction, pending)?,
         pending => return Err(migrations::missing(pending)),
     }
-    let raise = || {
-        let before: Option<i64> = transaction
-            .query_row("SELECT value FROM meta WHERE name = 'epoch'", [], |row| {
-                row.get::<_, String>(0)
-            })
-            .optional()?
-            .and_then(|epoch| epoch.parse().ok());
-        let last_token: i64 = transaction.query_row(epoch::LAST_TOKEN, [], |row| row.get(0))?;
-        let epoch = epoch::next(before, last_token);
-        transaction.execute(
-            "INSERT INTO meta (name, value) VALUES ('epoch', ?1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            [epoch.to_string()],
-        )?;
-        Ok(epoch)
-    };
-    let epoch = raise().map_err(refused)?;
+    let (_, epoch) = raise(&transaction).map_err(refused)?;
     transaction.commit().map_err(refused)?;
     connection.busy_timeout(BUSY).map_err(refused)?;
     Ok(epoch)
+}
+
+/// Raises the epoch, and tells the one before and the new one.
+fn raise(transaction: &Connection) -> rusqlite::Result<(Option<i64>, i64)> {
+    let before: Option<i64> = transaction
+        .query_row("SELECT value FROM meta WHERE name = 'epoch'", [], |row| {
+            row.get::<_, String>(0)
+        })
+        .optional()?
+        .and_then(|epoch| epoch.parse().ok());
+    let last_token: i64 = transaction.query_row(epoch::LAST_TOKEN, [], |row| row.get(0))?;
+    let epoch = epoch::next(before, last_token);
+    transaction.execute(
+        "INSERT INTO meta (name, value) VALUES ('epoch', ?1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        [epoch.to_string()],
+    )?;
+    Ok((before, epoch))
+}
+
+/// Raises the epoch of a data directory that no server is using, and tells the one before and the new one.
+pub(super) fn raise_epoch(path: &Path) -> Result<(Option<i64>, i64), StoreError> {
+    let directory = Directory::lock(path)?;
+    let mut session = directory.connect(0)?;
+    let transaction = session
+        .connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(refused)?;
+    match migrations::pending(&applied(&transaction)?, |step| step.sqlite)? {
+        [] => {}
+        pending => return Err(migrations::missing(pending)),
+    }
+    let raised = raise(&transaction).map_err(refused)?;
+    transaction.commit().map_err(refused)?;
+    Ok(raised)
 }
 
 /// What a data directory has had of the steps, and what it needs. Nothing is made, and a server may be using it.

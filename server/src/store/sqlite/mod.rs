@@ -97,6 +97,14 @@ impl Sqlite {
         Sqlite::over(Directory::temporary()?, Migrating::Auto)
     }
 
+    /// Raises the epoch of a data directory that no server is using, as opening it does too. Tells the epoch before, and the new one.
+    ///
+    /// # Errors
+    /// As for [`Sqlite::migrate`]; if its tables are not what this version needs.
+    pub fn raise_epoch(directory: &Path) -> Result<(Option<i64>, i64), StoreError> {
+        file::raise_epoch(directory)
+    }
+
     fn over(directory: Directory, migrating: Migrating) -> Result<Sqlite, StoreError> {
         let mut writing = directory.connect(WRITER_CACHE_KIB)?;
         let epoch = file::prepare(&mut writing.connection, migrating)?;

@@ -9,7 +9,7 @@ use crate::store::row::{Index, Table};
 /// The text of a statement.
 pub(super) fn text(table: &Table, action: Action) -> String {
     match action {
-        Action::Get => format!(
+        Action::Get | Action::GetAndHold => format!(
             "SELECT {} FROM {} WHERE {}",
             columns(table),
             quoted(table.name),

@@ -51,12 +51,13 @@ fn commit_of(world: &World, only: Option<&str>) -> Commit {
             .filter(|row| is_wanted(&row.agent_id))
             .map(|row| (row.session_id.clone(), Some(row)))
             .collect(),
-        locks: HashMap::new(),
-        documents: HashMap::new(),
-        tasks: HashMap::new(),
-        payloads: HashMap::new(),
-        workflows: HashMap::new(),
+        locks: HashMap::default(),
+        documents: HashMap::default(),
+        tasks: HashMap::default(),
+        payloads: HashMap::default(),
+        workflows: HashMap::default(),
         next_due: None,
+        own: true,
     }
 }
 

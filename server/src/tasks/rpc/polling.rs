@@ -17,6 +17,7 @@ use crate::edge::check::Check;
 use crate::edge::stream;
 use crate::error::{Reason, Refusal};
 use crate::lane::{Call, Lanes, Urgency, refusal_of};
+use crate::machine;
 use crate::sessions::Session;
 use crate::tail::{Filter, Pattern};
 use crate::tasks::{TaskState, rules};
@@ -52,13 +53,11 @@ impl Drop for Guard {
         }
         let (lanes, namespace) = (self.lanes.clone(), Arc::clone(&self.namespace));
         let session_id = std::mem::take(&mut self.session_id);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                if let Err(refusal) = Guard::close(&lanes, &namespace, session_id).await {
-                    tracing::warn!(%refusal, "a poll that its caller left could not be closed");
-                }
-            });
-        }
+        machine::spawn_if_running(async move {
+            if let Err(refusal) = Guard::close(&lanes, &namespace, session_id).await {
+                tracing::warn!(%refusal, "a poll that its caller left could not be closed");
+            }
+        });
     }
 }
 
@@ -84,15 +83,16 @@ pub async fn poll_tasks(
         .ok_or_else(|| Refusal::new(Reason::SessionRequired, "only an agent, under its session, can poll"))?;
     let until = Instant::now() + context.patience(wait);
 
-    let feed = app.tail.feed(&context.namespace).await?;
+    let mut feed = app.tail.feed(&context.namespace).await?;
     let session = app.store.get::<Session>(&context.namespace, &session_id).await;
     let session = session.map_err(|error| refusal_of(&error))?;
     // Without one the rule refuses: nothing is waited for.
-    let mut assigned = feed.subscribe(Filter {
+    let filter = Filter {
         types: vec![Pattern::new("task.assigned")],
         target: Some(session.map(|session| session.agent_id).unwrap_or_default()),
         ..Filter::default()
-    });
+    };
+    let mut assigned = feed.subscribe(filter.clone());
     let mut guard = Guard {
         lanes: app.lanes.clone(),
         namespace: Arc::clone(&context.namespace),
@@ -106,9 +106,15 @@ pub async fn poll_tasks(
         if !task_ids.is_empty() || !waits {
             break;
         }
-        let drained = tokio::select! {
-            // Also when it was cut off: then so much was assigned that it did not keep up.
-            _ = timeout_at(until, assigned.next()) => false,
+        let drained = crate::select! {
+            next = timeout_at(until, assigned.next()) => {
+                if let Ok(None) = next {
+                    // Cut off: so much was assigned that it did not keep up, or the feed has ended.
+                    feed = app.tail.feed(&context.namespace).await?;
+                    assigned = feed.subscribe(filter.clone());
+                }
+                false
+            }
             () = app.draining.cancelled() => true,
         };
         task_ids = Guard::close(&app.lanes, &context.namespace, session_id.clone()).await?;

@@ -44,8 +44,8 @@ pub async fn await_task(
     let wait = check.duration("wait_timeout", request.wait_timeout, DEFAULT_WAIT, range);
     check.finish()?;
     let until = Instant::now() + context.patience(wait);
-    let feed = app.tail.feed(&context.namespace).await?;
     loop {
+        let feed = app.tail.feed(&context.namespace).await?;
         let mut changes = feed.subscribe(Filter::about("task.**", &task_id));
         let (_, whole) = convert::read(&app.store, &context.namespace, &task_id).await?;
         let whole = whole.ok_or_else(|| convert::not_found(&task_id))?;
@@ -55,7 +55,7 @@ pub async fn await_task(
             });
         }
         loop {
-            tokio::select! {
+            crate::select! {
                 // Listening ends where the wait does, where it was cut off, and where the task may have ended.
                 change = timeout_at(until, changes.next()) => match change {
                     Ok(Some(change)) if goes_on(&change, &task_id) => {}
@@ -107,13 +107,16 @@ impl Watch {
         let (mut seen, mut whole) = self.read().await?;
         self.send(&whole).await?;
         while !whole.task.state.is_ended() {
-            let change = tokio::select! {
+            let change = crate::select! {
                 change = changes.next() => change,
                 () = self.app.draining.cancelled() => {
                     return Err(stream::draining(&self.feed.cursor(seen)).into());
                 }
             };
             let Some(change) = change else {
+                if let Some(refusal) = self.feed.retired() {
+                    return Err(refusal.into());
+                }
                 let refusal = Refusal::new(Reason::SlowConsumer, "the watcher did not keep up");
                 return Err(refusal.with("cursor", self.feed.cursor(seen)).into());
             };

@@ -21,7 +21,7 @@ async fn fleet_in_a_store(slots: i32) -> (Store, Lanes, Arc<str>) {
     let store = Store::Sqlite(Sqlite::open_ephemeral().expect("a temporary directory"));
     let lanes = Lanes::new(
         store.clone(),
-        Tail::new(store.clone(), Vec::new()),
+        Tail::alone(store.clone()).await,
         crate::sessions::gap::Gap::new(),
         crate::config::Retention::default(),
     );

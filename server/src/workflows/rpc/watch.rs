@@ -73,7 +73,7 @@ impl Watch {
                 if self.send_news().await? {
                     return Ok(());
                 }
-                tokio::select! {
+                crate::select! {
                     event = events.next() => match event {
                         Some(event) => {
                             let is_own_end = event.event.subject == self.workflow_id
@@ -85,7 +85,10 @@ impl Watch {
                             while events.try_next().is_some() {}
                         }
                         // Cut off: it did not keep up, and listens anew before it reads.
-                        None => break,
+                        None => match self.feed.retired() {
+                            Some(refusal) => return Err(refusal.into()),
+                            None => break,
+                        },
                     },
                     () = self.app.draining.cancelled() => return Err(stream::draining(&self.cursor).into()),
                 }
@@ -140,7 +143,7 @@ pub(super) async fn await_end(
         if workflow.state != WorkflowState::Running {
             return Ok(());
         }
-        tokio::select! {
+        crate::select! {
             ended = timeout_at(until, events.next()) => match ended {
                 Ok(Some(_)) | Err(_) => return Ok(()),
                 // Cut off: it listens and looks again.

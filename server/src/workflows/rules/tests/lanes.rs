@@ -29,11 +29,11 @@ struct Server {
 }
 
 impl Server {
-    fn new() -> Server {
+    async fn new() -> Server {
         let store = Store::Sqlite(Sqlite::open_ephemeral().expect("a temporary directory"));
         let lanes = Lanes::new(
             store.clone(),
-            Tail::new(store.clone(), Vec::new()),
+            Tail::alone(store.clone()).await,
             crate::sessions::gap::Gap::new(),
             crate::config::Retention::default(),
         );
@@ -179,7 +179,7 @@ fn step_of(task: &Task) -> String {
 }
 
 async fn map_reduce(items: usize, bytes: usize) {
-    let server = Server::new();
+    let server = Server::new().await;
     let list: Vec<Json> = (0..items).map(|number| json!(number)).collect();
     let map = Step {
         for_each: "input".into(),
@@ -216,7 +216,7 @@ async fn a_large_map_over_a_store_is_reduced_by_reference() {
 
 #[tokio::test]
 async fn a_list_of_small_results_is_reduced_and_the_workflow_deleted_when_old() {
-    let server = Server::new();
+    let server = Server::new().await;
     let split = step("split");
     let map = Step {
         for_each: "steps.split.result".into(),
@@ -267,7 +267,7 @@ async fn a_list_of_small_results_is_reduced_and_the_workflow_deleted_when_old() 
 
 #[tokio::test]
 async fn a_wide_graph_over_a_store_needs_no_more_loads_than_a_batch_may() {
-    let server = Server::new();
+    let server = Server::new().await;
     let mut steps: Vec<Step> = (0..300).map(|number| step(&format!("s{number}"))).collect();
     for step in &mut steps[1..] {
         step.depends_on = vec!["s0".into()];

@@ -1,0 +1,139 @@
+//! Following what other servers commit: hints as they come, and the store where hints are missing.
+//!
+//! A namespace in which a batch is missing is read in the store; while hints come, what is missing is mostly on its way, so it is waited
+//! for a moment. Beside that the store is asked regularly what its newest batches are: that finds what no hint told of.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::space::Space;
+use super::track::Place;
+use crate::bus::Heard;
+use crate::machine::{self, HashMap, Instant};
+use crate::store::{Newest, StoreError};
+
+/// How often the store is asked for what is new while someone waits.
+const POLL: Duration = Duration::from_millis(250);
+/// How often while nobody does: timers and deaths that another server left behind are found then.
+const SLOW_POLL: Duration = Duration::from_secs(1);
+/// How long a missing batch is waited for before it is read, while hints come.
+const GRACE: Duration = Duration::from_millis(3);
+
+/// Finds out where each namespace is now: what is committed later is followed from there.
+pub(super) async fn begin(shared: &Shared) -> Result<(), StoreError> {
+    let heads = shared.store.heads().await?;
+    let own_epoch = if shared.store.is_shared() {
+        0
+    } else {
+        shared.store.epoch()
+    };
+    let mut spaces = shared.spaces.lock().expect("no panic under this lock");
+    for newest in heads {
+        let place = Place {
+            // Nobody else has written to a store that is this server's alone: the epoch that began with its opening goes on from here.
+            epoch: newest.epoch.max(own_epoch),
+            batch: newest.batch,
+            position: newest.position,
+        };
+        let namespace: Arc<str> = newest.namespace.into();
+        spaces.insert(Arc::clone(&namespace), Arc::new(Space::new(namespace, place)));
+    }
+    Ok(())
+}
+
+/// Follows until the server stops.
+pub(super) async fn run(
+    shared: Weak<Shared>,
+    mut missing: mpsc::UnboundedReceiver<Arc<str>>,
+    draining: CancellationToken,
+) {
+    let (mut hints, is_shared) = match shared.upgrade() {
+        Some(shared) => (shared.bus.listen(), shared.store.is_shared()),
+        None => return,
+    };
+    let mut hears = true;
+    let mut poll_at = Instant::now();
+    loop {
+        crate::select! {
+            heard = hints.recv(), if hears => {
+                let Some(shared) = shared.upgrade() else { return };
+                match heard {
+                    Some(Heard::Hint(hint)) => match hint.commit {
+                        Some(commit) => shared.take(commit),
+                        None => shared.told(&hint.namespace, hint.head.batch, hint.head.epoch),
+                    },
+                    Some(Heard::Interrupted) => poll_at = Instant::now(),
+                    None => hears = false,
+                }
+            }
+            namespace = missing.recv() => {
+                let (Some(shared), Some(namespace)) = (shared.upgrade(), namespace) else { return };
+                machine::spawn(async move { shared.fetch(&namespace).await });
+            }
+            () = tokio::time::sleep_until(poll_at.into()), if is_shared => {
+                let Some(shared) = shared.upgrade() else { return };
+                let pause = if shared.is_watched() { POLL } else { SLOW_POLL };
+                shared.poll().await;
+                poll_at = Instant::now() + pause;
+            }
+            () = draining.cancelled() => return,
+        }
+    }
+}
+
+impl Shared {
+    /// Notes that there is a batch in a namespace.
+    fn told(self: &Arc<Self>, namespace: &Arc<str>, batch: i64, epoch: i64) {
+        let place = self.space(namespace).place();
+        if batch > place.batch || epoch > place.epoch {
+            let (shared, namespace) = (Arc::clone(self), Arc::clone(namespace));
+            machine::spawn(async move { shared.read(&namespace).await });
+        }
+    }
+
+    /// Reads what is missing, if it does not come by itself.
+    async fn fetch(&self, namespace: &Arc<str>) {
+        if self.store.is_shared() && self.bus.is_connected() {
+            tokio::time::sleep(GRACE).await;
+        }
+        if self.space(namespace).is_waiting() {
+            self.read(namespace).await;
+        }
+    }
+
+    async fn read(&self, namespace: &Arc<str>) {
+        if let Err(refusal) = self.space(namespace).catch_up(self).await {
+            // The next poll finds it again.
+            tracing::debug!(%namespace, %refusal, "what is new could not be read");
+        }
+    }
+
+    /// Asks the store what is new.
+    async fn poll(self: &Arc<Self>) {
+        let heads = match self.store.heads().await {
+            Ok(heads) => heads,
+            Err(error) => return tracing::debug!(%error, "the newest batches could not be read"),
+        };
+        let behind = heads.into_iter().filter_map(|newest| self.behind(&newest));
+        let reads = behind.map(|namespace| async move { self.read(&namespace).await });
+        futures::future::join_all(reads).await;
+    }
+
+    /// The namespace, if its newest batch is not what was handed on last.
+    fn behind(&self, newest: &Newest) -> Option<Arc<str>> {
+        let namespace: Arc<str> = newest.namespace.as_str().into();
+        let place = self.space(&namespace).place();
+        (newest.batch != place.batch || newest.epoch > place.epoch).then_some(namespace)
+    }
+
+    fn is_watched(&self) -> bool {
+        let spaces: HashMap<_, _> = self.spaces.lock().expect("no panic under this lock").clone();
+        spaces
+            .values()
+            .any(|space| space.feed().is_some_and(|feed| feed.is_watched()))
+    }
+}
