@@ -3,6 +3,7 @@
 //! `scripts/test` runs it with a private Postgres and Redis. Without `DRUMLINE_TEST_POSTGRES` it runs on the embedded store alone.
 
 mod agent_exec;
+mod bench;
 mod cli;
 mod common;
 mod configuration;

@@ -60,14 +60,14 @@ impl App {
         let on_lost: OnLost = Box::new(move |namespace| drop(lost.send(Arc::clone(namespace))));
         let tail = Tail::start(store.clone(), bus, observers, on_lost, draining.clone()).await?;
         let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone(), retention);
-        let sweep = Sweep {
-            due: due.clone(),
-            store: store.clone(),
-            lanes: lanes.clone(),
-            gap: gap.clone(),
+        Sweep::start(
+            due.clone(),
+            store.clone(),
+            lanes.clone(),
+            gap.clone(),
             retention,
-        };
-        sweep.start(draining.clone());
+            draining.clone(),
+        );
         let watchman = Watchman {
             store: store.clone(),
             lanes: lanes.clone(),

@@ -6,6 +6,7 @@
 //!
 //! Failure: a store that is not there is tried again; a job that finds its row changed does nothing.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -109,16 +110,30 @@ impl Due {
 /// The sweeper of a server.
 #[derive(Clone)]
 pub struct Sweep {
-    /// When to look.
-    pub due: Due,
-    /// Where rows that are due are found.
-    pub store: Store,
-    /// Where they are looked at.
-    pub lanes: Lanes,
+    due: Due,
+    store: Store,
+    lanes: Lanes,
     /// The last time in which clients could not reach the server. Asked inside the jobs: a process that was stopped since may wake there.
-    pub gap: Gap,
-    /// How long things are kept.
-    pub retention: Retention,
+    gap: Gap,
+    retention: Retention,
+    clock: Clock,
+}
+
+/// The store's clock, by which rows are due, as far as it is known: its last reading, moved on by the machine's.
+#[derive(Clone, Default)]
+struct Clock {
+    /// How many microseconds it is ahead of the machine's.
+    ahead: Arc<AtomicI64>,
+}
+
+impl Clock {
+    fn set(&self, now: Time) {
+        self.ahead.store(now.0 - Time::of_this_machine().0, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Time {
+        Time(Time::of_this_machine().0 + self.ahead.load(Ordering::Relaxed))
+    }
 }
 
 /// What one round found.
@@ -131,10 +146,18 @@ struct Round {
 
 impl Sweep {
     /// Starts sweeping, until the server is draining.
-    pub fn start(self, draining: CancellationToken) {
+    pub fn start(due: Due, store: Store, lanes: Lanes, gap: Gap, retention: Retention, draining: CancellationToken) {
+        let sweep = Sweep {
+            due,
+            store,
+            lanes,
+            gap,
+            retention,
+            clock: Clock::default(),
+        };
         machine::spawn(async move {
             crate::select! {
-                () = self.run() => {}
+                () = sweep.run() => {}
                 () = draining.cancelled() => {}
             }
         });
@@ -157,7 +180,7 @@ impl Sweep {
             }
         }
         loop {
-            let (namespaces, wait) = self.due.take(Time::of_this_machine());
+            let (namespaces, wait) = self.due.take(self.clock.now());
             let rounds = namespaces.iter().map(|namespace| self.sweep(namespace));
             futures::future::join_all(rounds).await;
             if namespaces.is_empty() {
@@ -172,10 +195,11 @@ impl Sweep {
 
     /// Looks at what is due in a namespace, and notes when to look again.
     async fn sweep(&self, namespace: &Arc<str>) {
-        let now = Time::of_this_machine();
-        match self.round(namespace, now).await {
+        let outcome = self.round(namespace).await;
+        let now = self.clock.now();
+        match outcome {
             Ok(Round { failed: true, .. }) => self.due.note(namespace, now + RETRY),
-            Ok(Round { next: Some(next), .. }) => self.due.note(namespace, next.max(Time::of_this_machine() + BREATH)),
+            Ok(Round { next: Some(next), .. }) => self.due.note(namespace, next.max(now + BREATH)),
             Ok(Round { next: None, .. }) => {}
             Err(refusal) => {
                 tracing::warn!(%namespace, %refusal, "a sweep failed");
@@ -184,7 +208,7 @@ impl Sweep {
         }
     }
 
-    async fn round(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
+    async fn round(&self, namespace: &Arc<str>) -> Result<Round, Refusal> {
         let (lock_gap, task_gap) = (self.gap.clone(), self.gap.clone());
         let plan = vec![
             first::<Session>(Session::BY_DUE, ROUND + 1),
@@ -202,6 +226,8 @@ impl Sweep {
             .read(namespace, plan)
             .await
             .map_err(|error| refusal_of(&error))?;
+        let now = head.now;
+        self.clock.set(now);
         let mut rows = rows.into_iter();
         let sessions = self.rows(
             namespace,

@@ -153,14 +153,13 @@ async fn what_was_set_holds_where_a_request_does_not_say() {
         }],
         ..Default::default()
     };
-    let workflow = stage
-        .workflows()
-        .start_workflow(workflow)
-        .await
-        .unwrap()
-        .into_inner()
-        .workflow
-        .unwrap();
+    let started = stage.workflows().start_workflow(workflow).await.unwrap().into_inner();
+    let get = v1::GetWorkflowRequest {
+        namespace: stage.ns(),
+        workflow_id: started.workflow_id,
+        ..Default::default()
+    };
+    let workflow = stage.workflows().get_workflow(get).await.unwrap().into_inner().workflow.unwrap();
     assert_eq!(workflow.max_concurrent_delegates, 3);
 
     let registration = v1::RegisterAgentRequest {

@@ -7,6 +7,7 @@
 //! Failure: whatever a driver says ends here, as a [`StoreError`]. A transaction that is dropped is rolled back. Work for the
 //! database runs in tasks or threads of the store's own, so a cancelled call leaves no transaction open.
 
+pub mod raw;
 pub mod row;
 
 mod action;

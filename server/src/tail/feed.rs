@@ -315,7 +315,8 @@ impl State {
     }
 
     fn note(&mut self, commit: &Commit) {
-        let first_position = self.position.max(commit.head.position - commit.events.len() as i64) + 1;
+        // Batches come in order, some of them without their events: this one begins where the last one ended.
+        let first_position = self.position + 1;
         self.position = self.position.max(commit.head.position);
         self.first_position = self.first_position.max(commit.head.first_position);
         self.epoch = self.epoch.max(commit.head.epoch);

@@ -231,7 +231,7 @@ where
 }
 
 /// What the driver says, with what the server told it.
-fn said(error: &Error) -> String {
+pub(super) fn said(error: &Error) -> String {
     if let Some(explained) = tls::explain(error) {
         return explained;
     }

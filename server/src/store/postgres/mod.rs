@@ -9,6 +9,7 @@
 mod connection;
 mod lineage;
 mod pipeline;
+mod raw;
 mod sql;
 mod statements;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use super::step::{self, Step, ask};
 use super::{Head, Migrating, Newest, Plan, Rows, Save, Steps, StoreError};
 use connection::{Connection, Failure, Target, patiently};
 use lineage::Lineage;
+pub use raw::{Raw, RawSession};
 use statements::{BEAT, BEGIN_SNAPSHOT, COMMIT, HEADS, NAMESPACES, Preparer, READ_HEAD, Texts, read_head, read_plan};
 
 /// How many connections write. More only add latency: what limits a server is its log, which they share.

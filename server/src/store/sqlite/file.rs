@@ -199,7 +199,7 @@ fn cannot(path: &Path, error: &std::io::Error) -> StoreError {
 }
 
 /// Makes a directory that only its owner can enter.
-fn make_private(path: &Path) -> std::io::Result<()> {
+pub(super) fn make_private(path: &Path) -> std::io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -8,6 +8,7 @@
 
 mod checkpoint;
 mod file;
+mod raw;
 mod reader;
 mod session;
 mod sql;
@@ -24,6 +25,7 @@ use std::time::Instant;
 use super::step::{self, Step, ask};
 use super::{Head, Migrating, Plan, Rows, Save, Steps, StoreError};
 use file::Directory;
+pub use raw::{Raw, RawSession};
 use reader::Read;
 use writer::{Begin, Message, Writer};
 
