@@ -2,6 +2,7 @@
 
 mod migrations;
 mod settings;
+mod tls;
 
 use std::process::{Output, Stdio};
 

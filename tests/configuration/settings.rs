@@ -159,7 +159,14 @@ async fn what_was_set_holds_where_a_request_does_not_say() {
         workflow_id: started.workflow_id,
         ..Default::default()
     };
-    let workflow = stage.workflows().get_workflow(get).await.unwrap().into_inner().workflow.unwrap();
+    let workflow = stage
+        .workflows()
+        .get_workflow(get)
+        .await
+        .unwrap()
+        .into_inner()
+        .workflow
+        .unwrap();
     assert_eq!(workflow.max_concurrent_delegates, 3);
 
     let registration = v1::RegisterAgentRequest {
