@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Retention;
 use crate::error::Refusal;
 use crate::events::{self, Event};
 use crate::lane::{BatchRecord, Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
@@ -34,8 +35,6 @@ const ROUND: usize = 256;
 const RETRY: Duration = Duration::from_millis(500);
 /// How many chunks of old events one round deletes, before it is looked at what else is due.
 const CHUNKS: usize = 8;
-/// How long an answer to a request is kept.
-const REQUEST_RETENTION: Duration = Duration::from_secs(3_600);
 /// Old rows are deleted this much later than they could be, so that they go many at a time.
 const LAZINESS: Duration = Duration::from_secs(60);
 /// How much later than the server that committed it this one looks at what is due.
@@ -44,9 +43,11 @@ const HANDICAP: Duration = Duration::from_millis(300);
 const BREATH: Duration = Duration::from_millis(2);
 
 /// When each namespace is to be looked at again.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Due {
     shared: Arc<Shared>,
+    /// So long after a commit, at the latest, there is something old to delete.
+    at_the_latest: Duration,
 }
 
 #[derive(Default)]
@@ -57,18 +58,21 @@ struct Shared {
 
 impl Due {
     /// Nothing is due.
-    pub fn new() -> Due {
-        Due::default()
+    pub fn new(retention: &Retention) -> Due {
+        Due {
+            shared: Arc::default(),
+            at_the_latest: retention.events.min(retention.requests) + LAZINESS,
+        }
     }
 
     /// What keeps the timers in step with what is committed.
     pub fn observer(&self) -> Observer {
         let due = self.clone();
         Box::new(move |commit| {
-            let retention = commit.head.now + events::rules::RETENTION + LAZINESS;
+            let latest = commit.head.now + due.at_the_latest;
             // What another server committed it also looks after: only if it does not is there anything left to do.
             let handicap = if commit.own { Duration::ZERO } else { HANDICAP };
-            let next = commit.next_due.unwrap_or(retention).min(retention);
+            let next = commit.next_due.unwrap_or(latest).min(latest);
             due.note(&commit.namespace, next + handicap);
         })
     }
@@ -113,6 +117,7 @@ pub struct Sweep {
     lanes: Lanes,
     /// The last time in which clients could not reach the server. Asked inside the jobs: a process that was stopped since may wake there.
     gap: Gap,
+    retention: Retention,
     clock: Clock,
     beginnings: KnownBeginnings,
 }
@@ -177,12 +182,13 @@ struct Round {
 
 impl Sweep {
     /// Starts sweeping, until the server is draining.
-    pub fn start(due: Due, store: Store, lanes: Lanes, gap: Gap, draining: CancellationToken) {
+    pub fn start(due: Due, store: Store, lanes: Lanes, gap: Gap, retention: Retention, draining: CancellationToken) {
         let sweep = Sweep {
             due,
             store,
             lanes,
             gap,
+            retention,
             clock: Clock::default(),
             beginnings: KnownBeginnings::default(),
         };
@@ -385,7 +391,7 @@ impl Sweep {
         head: &Head,
         oldest: Option<Event>,
     ) -> Result<Round, Refusal> {
-        let retention = events::rules::RETENTION;
+        let retention = self.retention.events;
         let at = oldest.as_ref().map(|event| event.at);
         let Some(oldest) = oldest.filter(|event| event.at + retention + LAZINESS <= now) else {
             return Ok(Round {
@@ -418,13 +424,14 @@ impl Sweep {
 
     /// Deletes what lanes noted for themselves and no longer keep, of which the oldest is from `at`.
     async fn old_requests(&self, namespace: &Arc<str>, now: Time, at: Option<Time>) -> Result<Round, Refusal> {
-        let Some(oldest) = at.filter(|at| *at + REQUEST_RETENTION + LAZINESS <= now) else {
+        let retention = self.retention.requests;
+        let Some(oldest) = at.filter(|at| *at + retention + LAZINESS <= now) else {
             return Ok(Round {
-                next: oldest_due(at, REQUEST_RETENTION),
+                next: oldest_due(at, retention),
                 failed: false,
             });
         };
-        let before = now - REQUEST_RETENTION;
+        let before = now - retention;
         let call = Call::internal(namespace, Urgency::Low);
         self.lanes
             .run(

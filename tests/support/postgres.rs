@@ -277,8 +277,8 @@ static OWNER: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
     )
 });
 
-/// Gives a directory to the user that Postgres runs as.
-fn own(path: &Path) {
+/// Gives a file or a directory to the user that Postgres runs as.
+pub fn own(path: &Path) {
     if let Some((user, group)) = *OWNER {
         chown(path, Some(user), Some(group)).expect("the directory can be given away");
     }

@@ -9,7 +9,7 @@ use drumline_proto::v1::event_service_server::EventService;
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
-use super::rules::{self, Publication, RESERVED, RETENTION};
+use super::rules::{self, Publication, RESERVED};
 use super::{Draft, Event, EventIdRecord, list, position_of_made_id, subscribe};
 use crate::app::App;
 use crate::edge::Context;
@@ -103,7 +103,7 @@ fn draft(app: &App, context: &Context, check: &mut Check, index: usize, event: v
         correlation_id: check.optional_id(field("correlation_id"), &event.correlation_id),
         causation_id: check.optional_id(field("causation_id"), &event.causation_id),
         priority: event.priority,
-        ttl: ttl.map(|ttl| ttl.min(RETENTION)),
+        ttl: ttl.map(|ttl| ttl.min(app.retention.events)),
         traceparent: context.traceparent.clone(),
     }
 }

@@ -1,7 +1,5 @@
 //! Publishing: what clients say becomes part of the log.
 
-use std::time::Duration;
-
 use super::{Draft, EventIdRecord, made_id};
 use crate::lane::{BatchRecord, Decision, RequestRecord, World};
 use crate::locks::rules::{Guard, check_guards, want_guards};
@@ -10,8 +8,6 @@ use crate::store::Trim;
 use crate::store::row::{Row, Value};
 use crate::time::Time;
 
-/// How long the log keeps events.
-pub const RETENTION: Duration = Duration::from_secs(3_600);
 /// The first segments of the types that only the server makes.
 pub const RESERVED: [&str; 5] = ["agent", "task", "resource", "state", "workflow"];
 /// How many events one job deletes at most.

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use crate::time::Time;
 pub use epoch::TOKEN_COUNTER_BITS;
+pub use migrations::{Migrating, Steps};
 pub use postgres::Postgres;
 use row::{Row, Table, Value};
 pub use sqlite::Sqlite;

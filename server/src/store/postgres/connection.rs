@@ -13,9 +13,10 @@ use deadpool_postgres::{
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::{DbError, Severity};
-use tokio_postgres::{Client, Config, Error, NoTls};
+use tokio_postgres::{Client, Config, Error};
 
 use super::lineage::Lineage;
+use super::tls::{self, Tls};
 use crate::store::StoreError;
 
 /// How long anything but a commit may take: a connection, a turn, a lock, a read.
@@ -41,12 +42,22 @@ const SETTINGS: &str = "\
 /// The server notices, while it works or waits for a lock, that nobody is there any more. Not every system can tell it.
 const CHECK_CLIENT: &str = "SET client_connection_check_interval = '1s'";
 
-/// Reads a URL and adds what must hold for every connection.
-pub(super) fn config(url: &str) -> Result<Config, StoreError> {
-    let mut config: Config = url
-        .parse()
-        .map_err(|error| StoreError::refused(format!("the database URL cannot be read: {error}")))?;
+/// Which server, and how it is spoken to.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) config: Config,
+    pub(super) tls: Tls,
+}
+
+/// Reads a URL and adds what must hold for every connection. What it complains of has no word of the URL's password.
+pub(super) fn target(url: &str) -> Result<Target, String> {
+    let (url, mode, tls) = tls::of_url(url)?;
+    let mut config: Config = url.parse().map_err(|error: Error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        format!("is no URL of a Postgres server: {cause}")
+    })?;
     config
+        .ssl_mode(mode)
         .connect_timeout(PATIENCE)
         .keepalives(true)
         .keepalives_idle(Duration::from_secs(10))
@@ -63,7 +74,7 @@ pub(super) fn config(url: &str) -> Result<Config, StoreError> {
     if config.get_application_name().is_none() {
         config.application_name("drumline");
     }
-    Ok(config)
+    Ok(Target { config, tls })
 }
 
 /// Tells the server what it is told on every connection.
@@ -82,7 +93,7 @@ pub(super) const LAX: &str = "SET synchronous_commit = off";
 
 /// A pool of at most this many connections, which are told this beside what all are told.
 pub(super) fn pool(
-    config: Config,
+    target: &Target,
     size: usize,
     lineage: &Arc<Lineage>,
     beside: &'static str,
@@ -109,18 +120,22 @@ pub(super) fn pool(
                 .map_err(|error| HookError::message(error.to_string()))
         })
     });
-    Pool::builder(Manager::from_config(config, NoTls, recycling))
-        .max_size(size)
-        .timeouts(Timeouts {
-            wait: Some(PATIENCE),
-            create: Some(PATIENCE),
-            recycle: Some(PATIENCE),
-        })
-        .runtime(Runtime::Tokio1)
-        .post_create(greet)
-        .pre_recycle(stale)
-        .build()
-        .map_err(StoreError::refused)
+    Pool::builder(Manager::from_config(
+        target.config.clone(),
+        target.tls.clone(),
+        recycling,
+    ))
+    .max_size(size)
+    .timeouts(Timeouts {
+        wait: Some(PATIENCE),
+        create: Some(PATIENCE),
+        recycle: Some(PATIENCE),
+    })
+    .runtime(Runtime::Tokio1)
+    .post_create(greet)
+    .pre_recycle(stale)
+    .build()
+    .map_err(StoreError::refused)
 }
 
 /// A connection that is closed when it is dropped, unless it was released.
@@ -245,6 +260,9 @@ where
 
 /// What the driver says, with what the server told it.
 pub(super) fn said(error: &Error) -> String {
+    if let Some(explained) = tls::explain(error) {
+        return explained;
+    }
     match error.as_db_error() {
         Some(answer) => format!("{} ({})", answer.message(), answer.code().code()),
         None => std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),

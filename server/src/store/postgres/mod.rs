@@ -15,6 +15,7 @@ mod sql;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transaction;
 mod value;
 
@@ -24,8 +25,8 @@ use deadpool_postgres::Pool;
 use tokio::sync::mpsc;
 
 use super::step::{self, Step, ask};
-use super::{Head, Newest, Plan, Rows, Save, StoreError};
-use connection::{Connection, Failure, patiently};
+use super::{Head, Migrating, Newest, Plan, Rows, Save, Steps, StoreError};
+use connection::{Connection, Failure, Target, patiently};
 use lineage::Lineage;
 pub use raw::{Raw, RawSession};
 use reads::{Asked, Reads};
@@ -95,12 +96,20 @@ impl Postgres {
     /// # Errors
     /// If it cannot be reached, is a standby or too old, or if a newer version of this program has used it.
     pub async fn connect(url: &str) -> Result<Postgres, StoreError> {
-        let config = connection::config(url)?;
-        let lineage = Arc::new(Lineage::open(&config).await?);
+        Postgres::connect_with(url, Migrating::Auto).await
+    }
+
+    /// Connects to a server whose tables are made what this version needs, or are so already.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`]; if tables are missing that nobody has allowed to be made.
+    pub async fn connect_with(url: &str, migrating: Migrating) -> Result<Postgres, StoreError> {
+        let target = target(url)?;
+        let lineage = Arc::new(Lineage::open(&target, migrating).await?);
         let shared = Shared {
-            writers: connection::pool(config.clone(), WRITERS, &lineage, "")?,
-            readers: connection::pool(config.clone(), READERS, &lineage, "")?,
-            beats: connection::pool(config, 1, &lineage, connection::LAX)?,
+            writers: connection::pool(&target, WRITERS, &lineage, "")?,
+            readers: connection::pool(&target, READERS, &lineage, "")?,
+            beats: connection::pool(&target, 1, &lineage, connection::LAX)?,
             reads: Reads::default(),
             lineage,
             texts: Texts::default(),
@@ -108,6 +117,39 @@ impl Postgres {
         Ok(Postgres {
             shared: Arc::new(shared),
         })
+    }
+
+    /// Says what is wrong with a URL. It is not connected to; certificates that it names are read.
+    ///
+    /// # Errors
+    /// A sentence about the URL, which has no word of its password.
+    pub fn check_url(url: &str) -> Result<(), String> {
+        connection::target(url).map(drop)
+    }
+
+    /// What a server's database has had of the steps that make its tables, and what it needs.
+    ///
+    /// # Errors
+    /// If it cannot be reached or is too old, or if a newer version of this program has used it.
+    pub async fn steps(url: &str) -> Result<Steps, StoreError> {
+        lineage::steps(&target(url)?).await
+    }
+
+    /// Makes the tables what this version needs, and tells what they had and needed. Others may be doing so: they are waited for.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`].
+    pub async fn migrate(url: &str) -> Result<Steps, StoreError> {
+        lineage::upgrade(&target(url)?).await
+    }
+
+    /// Raises the epoch: for who has restored the database from a backup. What was given out since then (cursors, fencing tokens) is told
+    /// from what will be. Tells the epoch before, and the new one.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`]; if its tables are not what this version needs.
+    pub async fn raise_epoch(url: &str) -> Result<(Option<i64>, i64), StoreError> {
+        lineage::raise_epoch(&target(url)?).await
     }
 
     pub(super) async fn begin(&self, namespace: &str, plan: Plan) -> Result<(Transaction, Head, Rows), StoreError> {
@@ -220,6 +262,10 @@ impl Postgres {
     pub(super) fn heard_of(&self, epoch: i64) {
         self.shared.lineage.heard_of(epoch);
     }
+}
+
+fn target(url: &str) -> Result<Target, StoreError> {
+    connection::target(url).map_err(|problem| StoreError::refused(format!("the database URL {problem}")))
 }
 
 impl Transaction {

@@ -20,11 +20,8 @@ use crate::store::Selection;
 use crate::store::row::{Row, Value};
 use crate::tail::Feed;
 use crate::tasks::rules::{self, Delegation};
-use crate::tasks::{DEFAULT_ACCEPT_TIMEOUT, DEFAULT_TIMEOUT, Task};
+use crate::tasks::{MAX_TIMEOUT, MIN_TIMEOUT, Task};
 
-/// The shortest and the longest time that an attempt may be given.
-const MIN_TIMEOUT: Duration = Duration::from_millis(1);
-const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 86_400);
 /// The farthest that a task may look ahead: what is written down as a time stays one that clients can read.
 const MAX_AHEAD: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How many tasks are looked at for one page of a list.
@@ -49,9 +46,9 @@ fn delegation(app: &App, context: &Context, request: v1::DelegateTaskRequest) ->
         check.violation("capability", "this or target_agent must be given");
     }
     let range = MIN_TIMEOUT..=MAX_TIMEOUT;
-    let timeout = check.duration("timeout", request.timeout, DEFAULT_TIMEOUT, range.clone());
+    let timeout = check.duration("timeout", request.timeout, app.defaults.task_timeout, range.clone());
     let accept = request.accept_timeout;
-    let accept_timeout = check.duration("accept_timeout", accept, DEFAULT_ACCEPT_TIMEOUT, range);
+    let accept_timeout = check.duration("accept_timeout", accept, app.defaults.accept_timeout, range);
     let input = check.take(payload::from_proto("input", request.input, &app.limits));
     let delegation = Delegation {
         task_id: check.optional_id("task_id", &request.task_id),
