@@ -13,6 +13,7 @@ mod house;
 mod locks;
 mod registry;
 mod restarts;
+mod scale;
 mod sessions;
 mod state;
 mod streams;

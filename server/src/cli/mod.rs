@@ -22,6 +22,7 @@ pub mod demo;
 mod details;
 mod events;
 mod failure;
+mod files;
 mod human;
 mod json;
 mod lock_run;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::signals;
+use super::{files, signals};
 use crate::app::App;
 use crate::bus::Bus;
 use crate::config::{Backend, Limits};
@@ -79,6 +79,8 @@ pub async fn run(args: ServeArgs) -> Result<(), ServeError> {
         return Err(ServeError::Exposed(args.listen));
     }
     let backend = Backend::choose(args.data_dir, args.ephemeral, args.database_url).map_err(ServeError::Config)?;
+    // Every connection is an open file.
+    files::allow_many();
     let (store, place) = open(&backend).await?;
     let bus = match &args.redis_url {
         Some(url) if store.is_shared() => {
