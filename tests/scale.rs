@@ -1,5 +1,6 @@
 //! Many at once, in a short form of what `docs/performance.md` measures: agents on streams, and callers that wait for one lock.
 
+use std::collections::HashSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use drumline_proto::v1;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tonic::Status;
 
 use crate::support::server::{self, Composition, Server};
@@ -20,6 +22,10 @@ const AGENTS: u64 = 1_000;
 const KIB_AN_AGENT: f64 = 200.0;
 /// How many callers wait for a lock.
 const WAITERS: usize = 1_000;
+/// How many of them join at once; of two that did, either may be first.
+const ALIKE: usize = 50;
+/// How many of them get it; then the others give up.
+const RELEASES: usize = 200;
 /// Longer than all of them take.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -112,46 +118,88 @@ async fn queue_is(stage: &Stage, length: usize) {
     soon("the queue", looks).await;
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
     times[times.len() / 2]
 }
 
-#[tokio::test]
-async fn each_release_wakes_the_first_of_a_thousand_waiters_and_nobody_else() {
-    on_every_composition(|stage| async move {
-        let mut token = acquire(&stage, "the first").await.expect("nobody has it");
-        let began = Instant::now();
-        let (answered, mut answers) = mpsc::unbounded_channel();
-        for waiter in 0..WAITERS {
+/// Callers that wait for the lock, which somebody holds.
+struct Queue {
+    waiting: JoinSet<()>,
+    answers: mpsc::UnboundedReceiver<(usize, Result<i64, Status>)>,
+    /// The holder's.
+    token: i64,
+}
+
+impl Queue {
+    /// Takes the lock, and lets so many wait for it; they join in groups, one after the other.
+    async fn begin(stage: &Stage, waiters: usize) -> Queue {
+        let token = acquire(stage, "the first").await.expect("nobody has it");
+        let (answered, answers) = mpsc::unbounded_channel();
+        let mut waiting = JoinSet::new();
+        for waiter in 0..waiters {
             let (stage, answered) = (stage.clone(), answered.clone());
-            let waiting = stage.clone();
-            tokio::spawn(async move {
-                let token = acquire(&waiting, &format!("waiter-{waiter}")).await;
+            let waits = stage.clone();
+            waiting.spawn(async move {
+                let token = acquire(&waits, &format!("waiter-{waiter}")).await;
                 let _over = answered.send((waiter, token));
             });
-            // One after the other, so that it is known who came first.
-            queue_is(&stage, waiter + 1).await;
+            if (waiter + 1) % ALIKE == 0 {
+                queue_is(&stage, waiter + 1).await;
+            }
         }
-        let joined = began.elapsed();
-        let mut took = Vec::with_capacity(WAITERS);
-        for expected in 0..WAITERS {
-            assert!(answers.try_recv().is_err(), "somebody was answered before a release");
+        queue_is(stage, waiters).await;
+        Queue {
+            waiting,
+            answers,
+            token,
+        }
+    }
+
+    /// Gives the lock back so many times; each time one of those who came first gets it, and nobody else is answered. Tells how long each took.
+    async fn release(&mut self, stage: &Stage, times: usize) -> Vec<Duration> {
+        let (mut took, mut had_it) = (Vec::with_capacity(times), HashSet::new());
+        for expected in 0..times {
+            assert!(
+                self.answers.try_recv().is_err(),
+                "somebody was answered before a release"
+            );
             let began = Instant::now();
-            release(&stage, token).await;
-            let (waiter, answer) = soon("an answer", answers.recv()).await.expect("they wait");
+            release(stage, self.token).await;
+            let (waiter, answer) = soon("an answer", self.answers.recv()).await.expect("they wait");
             took.push(began.elapsed());
-            assert_eq!(waiter, expected);
-            let next = answer.expect("the lock");
-            assert!(next > token, "{next} after {token}");
-            token = next;
+            assert_eq!(waiter / ALIKE, expected / ALIKE, "{waiter} in the place of {expected}");
+            assert!(had_it.insert(waiter), "{waiter} got it twice");
+            let token = answer.expect("the lock");
+            assert!(token > self.token, "{token} after {}", self.token);
+            self.token = token;
         }
-        release(&stage, token).await;
-        assert!(answers.try_recv().is_err());
-        let (full, empty) = (median(took[..200].to_vec()), median(took[WAITERS - 200..].to_vec()));
-        eprintln!("{WAITERS} joined in {joined:?}; a hand-over took {full:?} with a full queue and {empty:?} with an empty one");
-        // It does not depend on how many wait.
-        assert!(full < 3 * empty + Duration::from_millis(5), "{full:?}, {empty:?}");
+        took
+    }
+}
+
+#[tokio::test]
+async fn each_release_wakes_one_of_the_first_of_a_thousand_waiters_and_nobody_else() {
+    on_every_composition(|stage| async move {
+        let few = ALIKE;
+        let mut queue = Queue::begin(&stage, few).await;
+        let mut with_few = queue.release(&stage, few).await;
+        release(&stage, queue.token).await;
+
+        let began = Instant::now();
+        let mut queue = Queue::begin(&stage, WAITERS).await;
+        let joined = began.elapsed();
+        let mut with_many = queue.release(&stage, RELEASES).await;
+        let (few, many) = (median(&mut with_few), median(&mut with_many));
+        eprintln!("{WAITERS} joined within {joined:?}; a hand-over took {many:?}, and {few:?} where {ALIKE} waited");
+        // Ten times as much would be each of them looked at.
+        assert!(many < 4 * few + Duration::from_millis(10), "{many:?}, {few:?}");
+
+        // Those who give up all at once are no longer in the way, and the holder is none the worse.
+        queue.waiting.shutdown().await;
+        queue_is(&stage, 0).await;
+        release(&stage, queue.token).await;
+        assert!(acquire(&stage, "the last").await.is_ok());
     })
     .await;
 }
