@@ -14,6 +14,7 @@ mod house;
 mod locks;
 mod registry;
 mod restarts;
+mod scale;
 mod sessions;
 mod state;
 mod streams;

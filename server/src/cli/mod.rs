@@ -25,6 +25,7 @@ mod details;
 mod epoch;
 mod events;
 mod failure;
+mod files;
 mod human;
 mod json;
 mod lock_run;

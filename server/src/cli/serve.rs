@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, signals};
+use super::{Failure, files, signals};
 use crate::app::App;
 use crate::bus::{Bus, BusError};
 use crate::config::{ALL, Backend, Config, Flags, Reading};
@@ -66,6 +66,8 @@ pub async fn run(args: ServeArgs, reading: Reading) -> Result<(), ServeError> {
         tracing::warn!("{warning}");
     }
     let config = reading.config;
+    // Every connection is an open file.
+    files::allow_many();
     let store = open(&config).await?;
     let bus = match &config.redis_url {
         Some(url) => Bus::redis(url.expose(), store.id())?,

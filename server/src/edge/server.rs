@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drumline_proto::v1;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -19,6 +19,9 @@ const MAX_PENDING_RESETS: usize = 4_096;
 /// Flow-control windows: measured, together with the number of streams, to be worth several times the defaults under load.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// How many connections may wait to be taken, as far as the system lets so many. After a restart all agents come back at once, and who finds no
+/// room waits for seconds.
+const BACKLOG: u32 = 4_096;
 /// How long health says that the server is stopping before its streams end.
 const HEALTH_FAREWELL: Duration = Duration::from_millis(200);
 
@@ -27,9 +30,15 @@ const HEALTH_FAREWELL: Duration = Duration::from_millis(200);
 /// # Errors
 /// When the address is taken or not this machine's.
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A server that is started again must not wait for what is left of the old one's connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until the server is draining and the calls under way are finished.

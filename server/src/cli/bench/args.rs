@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::agents;
 use super::load::{Length, Plan};
 use crate::cli::connection::Connection;
 use crate::cli::{Failure, parse};
@@ -37,7 +38,8 @@ pub struct Args {
     /// Open loop: so many operations a second are begun, whatever the server does
     #[arg(long, value_name = "R")]
     rate: Option<f64>,
-    /// How many connections to open, spread over the servers [default: one for every 64 callers, at least one a server]
+    /// How many connections to open, spread over the servers [default: one for every 64 callers, at least one a server; agents: one for
+    /// every agent]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     connections: Option<usize>,
     /// lock, cas: all callers on one resource or document
@@ -68,6 +70,12 @@ pub struct Args {
     /// workflow: how many of its tasks are in flight at once
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(super) delegates: i32,
+    /// agents: how long each is thought alive after its last heartbeat; three go out in that time
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse::duration)]
+    pub(super) ttl: Duration,
+    /// agents: the server's processes, where they are on this machine, to tell what an agent costs them
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub(super) server_pid: Vec<u32>,
     /// store: where the server keeps its data: sqlite:DIR or postgres://… [default: as `drumline serve`]
     #[arg(long, env = "DRUMLINE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub(super) database_url: Option<String>,
@@ -94,6 +102,8 @@ pub(super) enum Kind {
     Task,
     /// From starting a workflow to its end, by echo agents
     Workflow,
+    /// Keep so many agents alive, each with a stream, while two of them die
+    Agents,
     /// No server: what the store itself can do, in syncs, commits and rows a second
     Store,
 }
@@ -131,6 +141,17 @@ impl Args {
         if needs_agents && self.agents == Some(0) {
             return Err(Failure::usage("--agents must be at least 1"));
         }
+        if self.workload == Kind::Agents {
+            if self.callers < agents::LEAST {
+                return Err(Failure::usage(format!(
+                    "agents needs at least {} --callers",
+                    agents::LEAST
+                )));
+            }
+            if self.rate.is_some() || self.operations.is_some() {
+                return Err(Failure::usage("agents takes no --rate and no --operations"));
+            }
+        }
         Ok(())
     }
 
@@ -160,6 +181,16 @@ impl Args {
     pub(super) fn connections(&self, callers: usize, servers: usize) -> usize {
         let enough = callers.div_ceil(CALLERS_A_CONNECTION).max(servers);
         self.connections.unwrap_or(enough)
+    }
+
+    /// How many connections the agents share.
+    pub(super) fn connections_of_agents(&self) -> usize {
+        self.connections.unwrap_or(self.callers).min(self.callers)
+    }
+
+    /// How long to measure.
+    pub(super) fn duration(&self) -> Duration {
+        self.duration
     }
 
     /// How many agents answer tasks.

@@ -6,6 +6,7 @@
 //! is worth nothing. Calls are made once, without the SDK's retries, so that each error is seen; mutations carry a `request_id`,
 //! as the SDK's do.
 
+mod agents;
 mod args;
 mod cas;
 mod deliver;
@@ -55,6 +56,7 @@ pub async fn run(mut args: Args) -> Result<(), Failure> {
         Kind::Deliver => deliver::run(&run, &args).await?,
         Kind::Task => measure(task::Task::start(&run, &args).await?, &args).await?,
         Kind::Workflow => measure(workflow::Workflow::start(&run, &args).await?, &args).await?,
+        Kind::Agents => agents::run(&run, &args).await?,
         Kind::Store => store::run(&args).await?,
     };
     report.show(&args.connection.screen())?;

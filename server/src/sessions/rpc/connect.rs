@@ -62,7 +62,8 @@ struct Welcome {
 
 /// Serves a stream.
 pub(super) async fn run(app: Arc<App>, traceparent: String, mut up: Streaming<v1::ConnectRequest>, down: Down) {
-    let opened = match hello::open(&app, traceparent, &mut up, &down).await {
+    // What the hello and the end need is not kept for as long as the stream lives.
+    let opened = match Box::pin(hello::open(&app, traceparent, &mut up, &down)).await {
         Ok(opened) => opened,
         Err(Ending::Over(refusal) | Ending::Draining(refusal) | Ending::Unreadable(refusal)) => {
             return down.end(Some(refusal));
@@ -93,7 +94,7 @@ pub(super) async fn run(app: Arc<App>, traceparent: String, mut up: Streaming<v1
     drop(up);
     broken.at = Instant::now();
     match ending {
-        Broke::Yes => broken.run(&app).await,
+        Broke::Yes => Box::pin(broken.run(&app)).await,
         Broke::WithTheServer => {
             // What its agent would be given now nobody could send it. If this fails, the next start sees to it.
             let _ = broken.disconnect(&app).await;
