@@ -16,8 +16,10 @@ const DISK: usize = 160;
 /// Takes all that is left of a disk.
 fn fill(ballast: &Path) {
     let mut file = File::create(ballast).expect("a file");
-    let block = vec![1; 64 * 1024];
-    while file.write_all(&block).is_ok() {}
+    for size in [64 * 1024, 4 * 1024] {
+        let block = vec![1; size];
+        while file.write_all(&block).is_ok() {}
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use drumline_proto::v1;
 use tonic::Status;
 use v1::task::State;
 
-use super::caller::{Answer, Called, Caller, LONG};
+use super::caller::{Answer, Called, Caller, LONG, said};
 use super::{Kind, Notes, Shared};
 use crate::support::history::Recorded;
 use crate::support::history::task::{Operation, Said};
@@ -78,7 +78,9 @@ async fn one_task(caller: &mut Caller, task_id: &str, job: Job) -> Vec<Recorded<
     let answered = match called.answer {
         Answer::Done(_) => Some(called.answered),
         Answer::Refused(status) => {
-            caller.shared.complain(format!("DelegateTask was refused: {status}"));
+            caller
+                .shared
+                .complain(format!("DelegateTask was refused: {}", said(&status)));
             None
         }
         Answer::GivenUp => None,
@@ -108,7 +110,9 @@ async fn look(caller: &mut Caller, task_id: &str, delegated: Duration, history: 
     let task = match called.answer {
         Answer::Done(response) => response.task.expect("a task"),
         Answer::Refused(status) => {
-            caller.shared.complain(format!("AwaitTask was refused: {status}"));
+            caller
+                .shared
+                .complain(format!("AwaitTask was refused: {}", said(&status)));
             return true;
         }
         Answer::GivenUp => return true,
@@ -198,7 +202,7 @@ impl Worker {
             Answer::Refused(status) => {
                 self.caller
                     .shared
-                    .complain(format!("RegisterAgent was refused: {status}"));
+                    .complain(format!("RegisterAgent was refused: {}", said(&status)));
                 false
             }
             Answer::GivenUp => false,
@@ -345,7 +349,10 @@ impl Worker {
         match reason_of(status).as_str() {
             "STALE_ATTEMPT" => {}
             "SESSION_ENDED" => beats.over.store(true, Ordering::Relaxed),
-            _ => self.caller.shared.complain(format!("{what} was refused: {status}")),
+            _ => self
+                .caller
+                .shared
+                .complain(format!("{what} was refused: {}", said(status))),
         }
     }
 
@@ -409,5 +416,5 @@ async fn beat(mut caller: Caller, request: v1::HeartbeatRequest, over: Arc<Atomi
 }
 
 fn complain_of(shared: &Shared, status: &Status) {
-    shared.complain(format!("Heartbeat was refused: {status}"));
+    shared.complain(format!("Heartbeat was refused: {}", said(status)));
 }

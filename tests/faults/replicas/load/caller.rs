@@ -121,7 +121,8 @@ impl Caller {
                 Ok(Err(status)) => match word_of(&status) {
                     Word::Final => break Answer::Refused(status),
                     Word::Defect => {
-                        self.shared.complain(format!("a server has a defect: {status}"));
+                        self.shared
+                            .complain(format!("a server has a defect: {}", said(&status)));
                         break Answer::Refused(status);
                     }
                     Word::NotDone => {}
@@ -139,6 +140,11 @@ impl Caller {
             answered: self.shared.clock.now(),
         }
     }
+}
+
+/// A refusal in words.
+pub fn said(status: &Status) -> String {
+    format!("{}: {}", reason_of(status), status.message())
 }
 
 /// What an error says of the call.

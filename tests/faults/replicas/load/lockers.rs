@@ -5,7 +5,7 @@ use std::time::Duration;
 use drumline_proto::v1;
 use tonic::Status;
 
-use super::caller::{Answer, Called, Caller, LONG, SHORT};
+use super::caller::{Answer, Called, Caller, LONG, SHORT, said};
 use super::{Kind, Notes};
 use crate::support::history::Recorded;
 use crate::support::history::lock::{Acquired, Operation, Shown, Written, end_of_lease};
@@ -314,6 +314,8 @@ impl Locker {
     }
 
     fn unexpected(&self, what: &str, status: &Status) {
-        self.caller.shared.complain(format!("{what} was refused: {status}"));
+        self.caller
+            .shared
+            .complain(format!("{what} was refused: {}", said(status)));
     }
 }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use drumline_proto::v1;
 
-use super::caller::{Answer, Caller, LONG};
+use super::caller::{Answer, Caller, LONG, said};
 use super::{Kind, Notes, place_of};
-use crate::support::reason_of;
 
 /// The type of the events.
 pub const TYPE: &str = "load.said";
@@ -49,7 +48,7 @@ pub async fn work(mut caller: Caller) -> Notes {
                 }
             }
             Answer::Refused(status) => {
-                shared.complain(format!("PublishEvents was refused: {} {status}", reason_of(&status)));
+                shared.complain(format!("PublishEvents was refused: {}", said(&status)));
             }
             Answer::GivenUp => {}
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use drumline_proto::v1;
 use tonic::Status;
 
-use super::caller::{Answer, Called, Caller, LONG, SHORT};
+use super::caller::{Answer, Called, Caller, LONG, SHORT, said};
 use super::{Kind, Notes};
 use crate::support::history::Recorded;
 use crate::support::history::document::{Operation, Outcome};
@@ -182,6 +182,8 @@ impl Swapper {
     }
 
     fn unexpected(&self, what: &str, status: &Status) {
-        self.caller.shared.complain(format!("{what} was refused: {status}"));
+        self.caller
+            .shared
+            .complain(format!("{what} was refused: {}", said(status)));
     }
 }
