@@ -262,7 +262,7 @@ impl Reader {
             |path| path.display().to_string(),
         );
         let ephemeral = self.value(settings::EPHEMERAL, parse::switch, bool::to_string);
-        let database = self.optional(settings::DATABASE_URL, database_url, |backend| match backend {
+        let database = self.optional(settings::DATABASE_URL, Backend::of_url, |backend| match backend {
             Backend::Sqlite(directory) => format!("sqlite:{}", directory.display()),
             other => other.to_string(),
         });
@@ -308,23 +308,20 @@ impl Reader {
     }
 
     fn default_directory(&mut self, around: &Surroundings) -> Backend {
-        let home = around.get("HOME").map(|home| PathBuf::from(home).join(".local/share"));
-        let data = around.get("XDG_DATA_HOME").map(PathBuf::from).or(home);
         let given_but_wrong = [settings::DATA_DIR, settings::DATABASE_URL]
             .iter()
             .any(|setting| self.given.get(setting.name).is_some_and(|given| !given.is_empty()));
-        let Some(data) = data else {
+        let Some(usual) = Backend::usual(around) else {
             if !given_but_wrong {
                 let problem = "neither HOME nor XDG_DATA_HOME is set: give --data-dir DIR, or --ephemeral";
                 self.problems.push(problem.to_owned());
             }
             return Backend::Ephemeral;
         };
-        let directory = data.join("drumline");
         if let Some(line) = self.lines.iter_mut().find(|line| line.name == settings::DATA_DIR.name) {
-            line.value = directory.display().to_string();
+            line.value = usual.to_string();
         }
-        Backend::Sqlite(directory)
+        usual
     }
 
     fn note(&mut self, setting: &Setting, note: String) {
@@ -343,20 +340,32 @@ impl Given {
     }
 }
 
-/// Where a database's URL says that the data is. The URL itself is in no complaint: it may hold a password.
-fn database_url(text: &str) -> Result<Backend, String> {
-    if let Some(directory) = text.strip_prefix("sqlite:") {
-        let directory = directory.strip_prefix("//").unwrap_or(directory);
-        if directory.is_empty() {
-            return Err("sqlite: must be followed by a directory".to_owned());
+impl Backend {
+    /// Where a database's URL says that the data is.
+    ///
+    /// # Errors
+    /// What is wrong with it. The URL itself is not repeated: it may hold a password.
+    pub fn of_url(text: &str) -> Result<Backend, String> {
+        if let Some(directory) = text.strip_prefix("sqlite:") {
+            let directory = directory.strip_prefix("//").unwrap_or(directory);
+            if directory.is_empty() {
+                return Err("sqlite: must be followed by a directory".to_owned());
+            }
+            return Ok(Backend::Sqlite(directory.into()));
         }
-        return Ok(Backend::Sqlite(directory.into()));
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            Postgres::check_url(text)?;
+            return Ok(Backend::Postgres(SecretUrl::new(text)));
+        }
+        Err("must be sqlite:DIR or postgres://USER:PASSWORD@HOST:PORT/DATABASE".to_owned())
     }
-    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        Postgres::check_url(text)?;
-        return Ok(Backend::Postgres(SecretUrl::new(text)));
+
+    /// Where the data is if nobody says otherwise: under the user's data home, if there is one.
+    pub fn usual(around: &Surroundings) -> Option<Backend> {
+        let home = || around.get("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+        let data = around.get("XDG_DATA_HOME").map(PathBuf::from).or_else(home)?;
+        Some(Backend::Sqlite(data.join("drumline")))
     }
-    Err("must be sqlite:DIR or postgres://USER:PASSWORD@HOST:PORT/DATABASE".to_owned())
 }
 
 fn redis_url(text: &str) -> Result<SecretUrl, String> {
