@@ -22,7 +22,7 @@ use crate::machine::{self, HashMap};
 use crate::registry::{self, Agent};
 use crate::sessions::gap::Gap;
 use crate::sessions::{self, Session};
-use crate::store::row::Row;
+use crate::store::row::{Row, Value};
 use crate::store::{Head, Selection, Store, TablePlan, TableRows};
 use crate::tail::Observer;
 use crate::tasks::{self, Task};
@@ -33,6 +33,8 @@ use crate::workflows::{self, Workflow};
 const ROUND: usize = 256;
 /// How long after something failed it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How many chunks of old events one round deletes, before it is looked at what else is due.
+const CHUNKS: usize = 8;
 /// Old rows are deleted this much later than they could be, so that they go many at a time.
 const LAZINESS: Duration = Duration::from_secs(60);
 /// How much later than the server that committed it this one looks at what is due.
@@ -117,6 +119,40 @@ pub struct Sweep {
     gap: Gap,
     retention: Retention,
     clock: Clock,
+    beginnings: KnownBeginnings,
+}
+
+/// Where what is kept of a namespace begins: nothing is before, and nothing comes there any more. Rows that were deleted lie in the way
+/// of whoever reads from the very beginning of an index.
+#[derive(Clone, Copy, Default)]
+struct Beginnings {
+    /// Another history may begin earlier.
+    epoch: i64,
+    event: i64,
+    request_at: i64,
+    batch: i64,
+}
+
+/// The beginnings of all namespaces, as far as they are known.
+#[derive(Clone, Default)]
+struct KnownBeginnings {
+    of: Arc<Mutex<HashMap<Arc<str>, Beginnings>>>,
+}
+
+impl KnownBeginnings {
+    fn of(&self, namespace: &Arc<str>, epoch: i64) -> Beginnings {
+        let known = self.of.lock().expect("no panic under this lock");
+        let known = known.get(namespace).filter(|known| known.epoch == epoch);
+        known.copied().unwrap_or(Beginnings {
+            epoch,
+            ..Beginnings::default()
+        })
+    }
+
+    fn note(&self, namespace: &Arc<str>, beginnings: Beginnings) {
+        let mut known = self.of.lock().expect("no panic under this lock");
+        known.insert(Arc::clone(namespace), beginnings);
+    }
 }
 
 /// The store's clock, by which rows are due, as far as it is known: its last reading, moved on by the machine's.
@@ -154,6 +190,7 @@ impl Sweep {
             gap,
             retention,
             clock: Clock::default(),
+            beginnings: KnownBeginnings::default(),
         };
         machine::spawn(async move {
             crate::select! {
@@ -210,6 +247,7 @@ impl Sweep {
 
     async fn round(&self, namespace: &Arc<str>) -> Result<Round, Refusal> {
         let (lock_gap, task_gap) = (self.gap.clone(), self.gap.clone());
+        let beginnings = self.beginnings.of(namespace, self.store.epoch());
         let plan = vec![
             first::<Session>(Session::BY_DUE, ROUND + 1),
             first::<Lock>(Lock::BY_DUE, ROUND + 1),
@@ -217,9 +255,9 @@ impl Sweep {
             first::<Task>(Task::BY_DUE, ROUND + 1),
             first::<Workflow>(Workflow::BY_DUE, ROUND + 1),
             first::<Agent>(Agent::BY_DUE, ROUND + 1),
-            first::<Event>(Event::PRIMARY, 1),
-            first::<RequestRecord>(RequestRecord::BY_AGE, 1),
-            first::<BatchRecord>(BatchRecord::PRIMARY, 1),
+            oldest::<Event>(Event::PRIMARY, beginnings.event),
+            oldest::<RequestRecord>(RequestRecord::BY_AGE, beginnings.request_at),
+            oldest::<BatchRecord>(BatchRecord::PRIMARY, beginnings.batch),
         ];
         let (head, rows) = self
             .store
@@ -281,7 +319,15 @@ impl Sweep {
         let request = decode::<RequestRecord>(rows.next())?.pop().map(|row| row.at);
         // The newest batch is the head, and stays.
         let batch = decode::<BatchRecord>(rows.next())?.pop();
-        let batch = batch.filter(|row| row.batch < head.batch).map(|row| row.at);
+        let batch = batch.filter(|row| row.batch < head.batch);
+        let found = Beginnings {
+            event: event.as_ref().map_or(beginnings.event, |row| row.position),
+            request_at: request.map_or(beginnings.request_at, |at| at.0),
+            batch: batch.as_ref().map_or(beginnings.batch, |row| row.batch),
+            ..beginnings
+        };
+        self.beginnings.note(namespace, found);
+        let batch = batch.map(|row| row.at);
         let (sessions, locks, waiters, tasks, workflows, agents) =
             futures::join!(sessions, locks, waiters, tasks, workflows, agents);
         let rounds = [
@@ -356,7 +402,7 @@ impl Sweep {
         let before = oldest.position - 1;
         let last =
             events::list::position_before(&self.store, namespace, now - retention, before, head.position).await?;
-        loop {
+        for _ in 0..CHUNKS {
             let call = Call::internal(namespace, Urgency::Low);
             let forgotten = self
                 .lanes
@@ -369,21 +415,30 @@ impl Sweep {
                 });
             }
         }
+        // What else is due comes first.
+        Ok(Round {
+            next: Some(now),
+            failed: false,
+        })
     }
 
     /// Deletes what lanes noted for themselves and no longer keep, of which the oldest is from `at`.
     async fn old_requests(&self, namespace: &Arc<str>, now: Time, at: Option<Time>) -> Result<Round, Refusal> {
         let retention = self.retention.requests;
-        if at.is_none_or(|at| at + retention + LAZINESS > now) {
+        let Some(oldest) = at.filter(|at| *at + retention + LAZINESS <= now) else {
             return Ok(Round {
                 next: oldest_due(at, retention),
                 failed: false,
             });
-        }
+        };
         let before = now - retention;
         let call = Call::internal(namespace, Urgency::Low);
         self.lanes
-            .run(call, |_| {}, move |world| events::rules::forget_requests(world, before))
+            .run(
+                call,
+                |_| {},
+                move |world| events::rules::forget_requests(world, oldest, before),
+            )
             .await?;
         // There may be more than one job deletes.
         Ok(Round {
@@ -407,6 +462,13 @@ fn first<R: Row>(index: usize, limit: usize) -> TablePlan {
         keys: Vec::new(),
         selections: vec![selection],
     }
+}
+
+/// The first row of an index that is not before a value of its first column.
+fn oldest<R: Row>(index: usize, beginning: i64) -> TablePlan {
+    let mut plan = first::<R>(index, 1);
+    plan.selections[0].after = Some(vec![Value::Int(beginning.saturating_sub(1))]);
+    plan
 }
 
 fn decode<R: Row>(rows: Option<TableRows>) -> Result<Vec<R>, Refusal> {

@@ -49,11 +49,11 @@ impl Postgres {
         postgres
     }
 
-    /// Starts a standby that follows this primary.
-    pub async fn standby(&self) -> Postgres {
+    /// Starts a standby that follows this primary, which it reaches at an address.
+    pub async fn standby(&self, address: &str) -> Postgres {
         let mut standby = Postgres::at(Place::new());
         own(standby.place.path());
-        let (host, port) = self.address.split_once(':').expect("an address");
+        let (host, port) = address.split_once(':').expect("an address");
         let data = standby.data();
         let arguments = [
             "-h", host, "-p", port, "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-D",

@@ -128,7 +128,13 @@ impl Feed {
         let mut state = self.lock();
         state.note(commit);
         let mut cut_off = HashSet::default();
-        for event in &commit.events {
+        // Where nobody reads, nobody is looked for.
+        let events = if state.readers.is_empty() {
+            &[][..]
+        } else {
+            &commit.events[..]
+        };
+        for event in events {
             for key in keys_of(event) {
                 for id in state.by_key.get(&key).into_iter().flatten() {
                     let reader = &state.readers[id];

@@ -11,6 +11,7 @@ use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::{Client, Config, Error};
 
@@ -20,6 +21,8 @@ use crate::store::StoreError;
 
 /// How long anything but a commit may take: a connection, a turn, a lock, a read.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one server of several may take to let a connection in.
+const HOST_PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait before a lost connection is replaced by another.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
@@ -27,9 +30,11 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// The planner's ways around an index are closed: every statement is a walk along one, and a plan that was made while a table was
 /// empty stays when it is not. Plans are made once (`force_generic_plan`): the arrays that they are run with do not change them.
-/// A lock that is waited for, a statement, a transaction that does nothing are ended by the server before this side gives up on them.
+/// A lock that is waited for, a statement, a transaction that does nothing are ended by the server before this side gives up on them. The
+/// last is what a replica leaves that stands still or whose words do not arrive, and it has the head locked: nobody else can decide
+/// for the namespace until it is ended.
 const SETTINGS: &str = "\
-    SET lock_timeout = '4s'; SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'; \
+    SET lock_timeout = '4s'; SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '3s'; \
     SET jit = off; SET plan_cache_mode = force_generic_plan; \
     SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
     SET enable_sort = off; SET client_min_messages = warning";
@@ -59,6 +64,13 @@ pub(super) fn target(url: &str) -> Result<Target, String> {
         .keepalives_interval(Duration::from_secs(3))
         .keepalives_retries(3)
         .tcp_user_timeout(Duration::from_secs(10));
+    // Of several servers the primary is looked for, and one that does not answer leaves time for the others.
+    if config.get_hosts().len() > 1 {
+        config.connect_timeout(HOST_PATIENCE);
+        if config.get_target_session_attrs() == TargetSessionAttrs::Any {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+    }
     if config.get_application_name().is_none() {
         config.application_name("drumline");
     }
@@ -89,6 +101,13 @@ pub(super) fn pool(
     let recycling = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
+    let known = Arc::clone(lineage);
+    let stale = Hook::sync_fn(move |_, metrics| {
+        let trusted = known.trusts(metrics.created);
+        trusted
+            .then_some(())
+            .ok_or_else(|| HookError::message("it may be to an old primary"))
+    });
     let lineage = Arc::clone(lineage);
     let greet = Hook::async_fn(move |client, _| {
         let lineage = Arc::clone(&lineage);
@@ -114,6 +133,7 @@ pub(super) fn pool(
     })
     .runtime(Runtime::Tokio1)
     .post_create(greet)
+    .pre_recycle(stale)
     .build()
     .map_err(StoreError::refused)
 }
@@ -130,6 +150,14 @@ impl Connection {
             error => Failure::Lost(StoreError::unavailable(error)),
         })?;
         Ok(Connection { object: Some(object) })
+    }
+
+    /// When it was made, which is before it was looked at.
+    pub(super) fn made(&self) -> std::time::Instant {
+        self.object
+            .as_ref()
+            .map(|object| Object::metrics(object).created)
+            .expect("it is there until it is released or dropped")
     }
 
     /// Gives it back, with nothing under way on it.

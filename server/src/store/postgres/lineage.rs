@@ -1,10 +1,14 @@
 //! Which history the server has: its system identifier and its timeline. They change when a standby was promoted, or when another
 //! server is behind the same address; commits may have been lost then, so the epoch is raised. It is kept in the table `meta`, and the
 //! first that connects to a changed server raises it for all.
+//!
+//! An old primary may still be there, behind the same address or at the end of an old connection. What has a lower epoch than the
+//! highest that was heard of, here or from another replica, is not the truth any more: connections to it are refused, and those that
+//! were made before are not used again. A connection keeps its server's history for as long as it lives, so nothing is asked twice.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio_postgres::{Client, GenericClient, Transaction};
 
@@ -29,8 +33,24 @@ struct Identity {
 pub(super) struct Lineage {
     /// Made with the tables.
     store_id: String,
-    epoch: AtomicI64,
-    identity: Mutex<Identity>,
+    view: Mutex<View>,
+}
+
+/// What is known of the history.
+struct View {
+    identity: Identity,
+    /// Of that server.
+    epoch: i64,
+    /// The highest epoch that was heard of: never below the server's own.
+    heard_of: i64,
+    /// When this last became another view. What was connected before may be to another server.
+    since: Instant,
+}
+
+impl View {
+    fn is_behind(&self) -> bool {
+        self.epoch < self.heard_of
+    }
 }
 
 impl Lineage {
@@ -38,11 +58,16 @@ impl Lineage {
     pub(super) async fn open(target: &Target, migrating: Migrating) -> Result<Lineage, StoreError> {
         alone(target, async |client| {
             let identity = identify(client).await?;
-            let (epoch, store_id) = settle(client, &identity, Some(migrating)).await?;
+            let (epoch, store_id) = settle(client, &identity, Seen::First(migrating)).await?;
+            let view = View {
+                identity,
+                epoch,
+                heard_of: epoch,
+                since: Instant::now(),
+            };
             Ok(Lineage {
                 store_id,
-                epoch: AtomicI64::new(epoch),
-                identity: Mutex::new(identity),
+                view: Mutex::new(view),
             })
         })
         .await
@@ -55,24 +80,70 @@ impl Lineage {
 
     /// The epoch that commits are made in.
     pub(super) fn epoch(&self) -> i64 {
-        self.epoch.load(Ordering::Acquire)
+        self.view().epoch
     }
 
-    /// Looks at a new connection: whether it is to a primary, and to the history that is known.
+    /// Notes that somebody has seen this epoch. If it is higher than that of the server that is known, no connection that was made until
+    /// now is used any more.
+    pub(super) fn heard_of(&self, epoch: i64) {
+        let mut view = self.view();
+        if epoch > view.heard_of {
+            tracing::warn!(
+                epoch,
+                known = view.epoch,
+                "the database has a later history than is known here"
+            );
+            view.heard_of = epoch;
+            view.since = Instant::now();
+        }
+    }
+
+    /// Whether a connection that was made then is to the server that is known now.
+    pub(super) fn trusts(&self, connected: Instant) -> bool {
+        let view = self.view();
+        !view.is_behind() && connected >= view.since
+    }
+
+    /// Looks at a new connection: whether it is to a primary, and to the history that is known or to a later one.
     pub(super) async fn check(&self, client: &mut Client) -> Result<(), StoreError> {
         let identity = identify(client).await?;
-        if identity == *self.known() {
-            return Ok(());
-        }
+        let heard_of = {
+            let view = self.view();
+            if identity == view.identity && !view.is_behind() {
+                return Ok(());
+            }
+            view.heard_of
+        };
         tracing::warn!(?identity, "the database has another history than before");
-        let (epoch, _) = settle(client, &identity, None).await?;
-        self.epoch.fetch_max(epoch, Ordering::AcqRel);
-        *self.known() = identity;
+        let (epoch, store_id) = settle(client, &identity, Seen::Again(heard_of)).await?;
+        if store_id != self.store_id {
+            return Err(StoreError::refused("this is another database than before"));
+        }
+        self.adopt(identity, epoch)
+    }
+
+    /// Goes over to another history, unless a later one was heard of.
+    fn adopt(&self, identity: Identity, epoch: i64) -> Result<(), StoreError> {
+        let mut view = self.view();
+        if epoch < view.heard_of {
+            return Err(StoreError::unavailable(format!(
+                "the database server is at epoch {epoch}, but {} was heard of: an old primary, or a backup",
+                view.heard_of
+            )));
+        }
+        if identity != view.identity || epoch != view.epoch {
+            *view = View {
+                identity,
+                epoch,
+                heard_of: epoch,
+                since: Instant::now(),
+            };
+        }
         Ok(())
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Identity> {
-        self.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,14 +257,19 @@ async fn lock(client: &mut Client) -> Result<Transaction<'_>, StoreError> {
     Ok(transaction)
 }
 
-/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted, and the store's id.
-async fn settle(
-    client: &mut Client,
-    identity: &Identity,
-    migrating: Option<Migrating>,
-) -> Result<(i64, String), StoreError> {
+/// How this process has come to know a server.
+#[derive(Clone, Copy)]
+enum Seen {
+    /// It is the first: its tables are made what this version needs, or are so already.
+    First(Migrating),
+    /// Another was before, and this epoch was heard of.
+    Again(i64),
+}
+
+/// Tells the epoch, raised if the server is not the one that was noted, and the store's id. The first time it makes the tables too.
+async fn settle(client: &mut Client, identity: &Identity, seen: Seen) -> Result<(i64, String), StoreError> {
     let transaction = lock(client).await?;
-    if let Some(migrating) = migrating {
+    if let Seen::First(migrating) = seen {
         match migrations::pending(&applied(&transaction).await?, |step| step.postgres)? {
             [] => {}
             pending if migrating == Migrating::Auto => migrate(&transaction, pending).await?,
@@ -205,7 +281,14 @@ async fn settle(
     let same = meta.get("system") == Some(&identity.system) && meta.get("timeline") == Some(&identity.timeline);
     let epoch = match before {
         Some(epoch) if same => epoch,
-        _ => raise(&transaction, identity, before).await?,
+        // Above what was heard of too: the server may not know of an epoch that was lost with the one before it.
+        _ => {
+            let heard_of = match seen {
+                Seen::First(_) => None,
+                Seen::Again(epoch) => Some(epoch),
+            };
+            raise(&transaction, identity, before.max(heard_of)).await?
+        }
     };
     let store_id = match meta.get("store_id") {
         Some(store_id) => store_id.clone(),

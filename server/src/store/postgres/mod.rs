@@ -10,6 +10,7 @@ mod connection;
 mod lineage;
 mod pipeline;
 mod raw;
+mod reads;
 mod sql;
 mod statements;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use super::{Head, Migrating, Newest, Plan, Rows, Save, Steps, StoreError};
 use connection::{Connection, Failure, Target, patiently};
 use lineage::Lineage;
 pub use raw::{Raw, RawSession};
+use reads::{Asked, Reads};
 use statements::{BEAT, BEGIN_SNAPSHOT, COMMIT, HEADS, NAMESPACES, Preparer, READ_HEAD, Texts, read_head, read_plan};
 
 /// How many connections write. More only add latency: what limits a server is its log, which they share.
@@ -46,6 +48,7 @@ struct Shared {
     readers: Pool,
     /// For signs of life.
     beats: Pool,
+    reads: Reads,
     lineage: Arc<Lineage>,
     texts: Texts,
 }
@@ -77,6 +80,7 @@ impl Shared {
         let mut answers = transaction::run(connection, &requests).await?.into_iter().skip(1);
         let head = read_head(&answers.next().unwrap_or_default());
         let head = head.ok_or_else(|| StoreError::refused("the head cannot be read"))?;
+        self.lineage.heard_of(head.epoch);
         Ok((head, read_plan(plan, answers.collect())?))
     }
 }
@@ -106,6 +110,7 @@ impl Postgres {
             writers: connection::pool(&target, WRITERS, &lineage, "")?,
             readers: connection::pool(&target, READERS, &lineage, "")?,
             beats: connection::pool(&target, 1, &lineage, connection::LAX)?,
+            reads: Reads::default(),
             lineage,
             texts: Texts::default(),
         };
@@ -160,17 +165,13 @@ impl Postgres {
     }
 
     pub(super) async fn read(&self, namespace: &str, plan: Plan) -> Result<(Head, Rows), StoreError> {
-        let (shared, namespace) = (Arc::clone(&self.shared), namespace.to_owned());
-        self.in_a_task(async move {
-            patiently(async || {
-                let connection = Connection::get(&shared.readers).await?;
-                let read = shared.read(&connection, &namespace, &plan).await?;
-                connection.release();
-                Ok(read)
-            })
+        let asked = ask(|reply| {
+            reads::read(&self.shared, namespace, Asked { plan, reply });
+            true
+        });
+        asked
             .await
-        })
-        .await
+            .unwrap_or_else(|| Err(StoreError::unavailable("the read was not finished")))
     }
 
     pub(super) async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
@@ -201,7 +202,11 @@ impl Postgres {
                     epoch: row.get(2),
                     position: row.get(3),
                 };
-                Ok(rows.iter().map(newest).collect())
+                let heads: Vec<_> = rows.iter().map(newest).collect();
+                shared
+                    .lineage
+                    .heard_of(heads.iter().map(|head| head.epoch).max().unwrap_or(0));
+                Ok(heads)
             })
             .await
         })
@@ -252,6 +257,10 @@ impl Postgres {
 
     pub(super) fn epoch(&self) -> i64 {
         self.shared.lineage.epoch()
+    }
+
+    pub(super) fn heard_of(&self, epoch: i64) {
+        self.shared.lineage.heard_of(epoch);
     }
 }
 
