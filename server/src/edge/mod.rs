@@ -19,10 +19,10 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use connection::Leaving;
 use crate::error::Refusal;
 use crate::lane::{Call, Request, Urgency};
 use crate::machine::Instant;
+use connection::Leaving;
 
 /// The namespace of a request that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use drumline_proto::v1;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
-use tokio_util::sync::CancellationToken;
 
 use super::connection;
 use crate::app::App;

@@ -82,6 +82,6 @@ pub fn draining(cursor: &str) -> Refusal {
         Reason::Draining,
         "the server is stopping, or asks to be connected to again; go on from the cursor",
     )
-        .with("cursor", cursor)
-        .retry_after(std::time::Duration::from_millis(200))
+    .with("cursor", cursor)
+    .retry_after(std::time::Duration::from_millis(200))
 }

@@ -82,11 +82,7 @@ pub(super) async fn open(
     Ok(opened)
 }
 
-async fn by_registering(
-    app: &Arc<App>,
-    call: &Context,
-    request: v1::RegisterAgentRequest,
-) -> Result<Opened, Refusal> {
+async fn by_registering(app: &Arc<App>, call: &Context, request: v1::RegisterAgentRequest) -> Result<Opened, Refusal> {
     let context = call.of_a_frame(&request.namespace)?;
     let call = context.call("RegisterAgent", &request.request_id, &request, Urgency::High);
     let mut registering = Registering::new(app, request, app.defaults.stream_session_ttl, &context.traceparent)?;

@@ -38,7 +38,11 @@ impl Raw {
         let target = super::target(url)?;
         let client = connect(&target).await?;
         let settings = settings(&client).await.map_err(failed)?;
-        let data = if is_here(&target.config) { data(&client).await } else { None };
+        let data = if is_here(&target.config) {
+            data(&client).await
+        } else {
+            None
+        };
         let name = format!("drumline_bench_{}", uuid::Uuid::new_v4().simple());
         let create = format!("CREATE TABLE {name} (id bigint PRIMARY KEY, text text NOT NULL)");
         client.batch_execute(&create).await.map_err(failed)?;
