@@ -1,5 +1,6 @@
 //! What a server is told, and what it makes of it; the tables of its database, and who makes them.
 
+mod epoch;
 mod migrations;
 mod settings;
 mod tls;

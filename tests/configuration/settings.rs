@@ -208,7 +208,7 @@ async fn what_was_set_holds_where_a_request_does_not_say() {
     assert_eq!(versions.len(), 2);
     let large = crate::common::put(&stage, "doc", json(&format!("\"{}\"", "x".repeat(3 << 10))));
     let status = stage.state().put_state(large).await.unwrap_err();
-    assert_eq!(metadata_of(&status, "limit"), "2048", "{status:?}");
+    assert_eq!(metadata_of(&status, "limit_bytes"), "2048", "{status:?}");
 }
 
 fn seconds(duration: Option<prost_types::Duration>) -> i64 {

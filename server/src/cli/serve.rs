@@ -52,9 +52,6 @@ pub enum ServeError {
     /// The address cannot be listened on.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
-    /// The transport failed.
-    #[error("the server failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// Runs a server until it is told to stop.
@@ -94,7 +91,7 @@ pub async fn run(args: ServeArgs, reading: Reading) -> Result<(), ServeError> {
         }
         std::process::exit(0);
     });
-    server::serve(app, listener).await?;
+    server::serve(app, listener, config.max_connection_age).await;
     Ok(())
 }
 

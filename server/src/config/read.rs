@@ -111,7 +111,7 @@ impl Reader {
         }
         let backend = self.backend(around);
         let redis_url = self.redis_url(&backend);
-        let age = Duration::from_secs(10)..=Duration::from_secs(86_400);
+        let age = Duration::from_secs(1)..=Duration::from_secs(86_400);
         Config {
             backend,
             migrating: self.value(settings::MIGRATE, parse::migrating, |when| {

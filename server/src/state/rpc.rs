@@ -401,7 +401,9 @@ impl StateService for States {
             "" => None,
             text => Some(Cursor::decode(text, "cursor")?),
         };
-        let stream = watch::watch(Arc::clone(&self.app), context.namespace, target, cursor, interval).await?;
+        let leaving = context.leaving(&self.app);
+        let app = Arc::clone(&self.app);
+        let stream = watch::watch(app, leaving, context.namespace, target, cursor, interval).await?;
         Ok(Response::new(Box::pin(stream)))
     }
 }

@@ -88,7 +88,8 @@ impl WorkflowService for Workflows {
     ) -> Result<Response<Self::WatchWorkflowStream>, Status> {
         let context = Context::new(&request, &request.get_ref().namespace)?;
         let workflow_id = checked_id(&request.get_ref().workflow_id)?;
-        let stream = watch::watch(Arc::clone(&self.app), context.namespace, workflow_id).await?;
+        let leaving = context.leaving(&self.app);
+        let stream = watch::watch(Arc::clone(&self.app), leaving, context.namespace, workflow_id).await?;
         Ok(Response::new(Box::pin(stream)))
     }
 

@@ -208,6 +208,9 @@ impl From<StoreError> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
+        if let Some(explained) = tls::explain(&error) {
+            return Failure::Lost(StoreError::unavailable(explained));
+        }
         let Some(answer) = error.as_db_error() else {
             let sent = !error.is_closed()
                 && std::error::Error::source(&error).is_some_and(|cause| !cause.is::<std::io::Error>());

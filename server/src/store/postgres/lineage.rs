@@ -58,7 +58,7 @@ impl Lineage {
     pub(super) async fn open(target: &Target, migrating: Migrating) -> Result<Lineage, StoreError> {
         alone(target, async |client| {
             let identity = identify(client).await?;
-            let (epoch, store_id) = settle(client, &identity, Visit::First(migrating)).await?;
+            let (epoch, store_id) = settle(client, &identity, Seen::First(migrating)).await?;
             let view = View {
                 identity,
                 epoch,
@@ -115,7 +115,7 @@ impl Lineage {
             view.heard_of
         };
         tracing::warn!(?identity, "the database has another history than before");
-        let (epoch, store_id) = settle(client, &identity, Visit::Again { heard_of }).await?;
+        let (epoch, store_id) = settle(client, &identity, Seen::Again(heard_of)).await?;
         if store_id != self.store_id {
             return Err(StoreError::refused("this is another database than before"));
         }
@@ -257,28 +257,19 @@ async fn lock(client: &mut Client) -> Result<Transaction<'_>, StoreError> {
     Ok(transaction)
 }
 
-/// Why a server is looked at.
+/// How this process has come to know a server.
 #[derive(Clone, Copy)]
-enum Visit {
-    /// For the first time: its tables may have to be made.
+enum Seen {
+    /// It is the first: its tables are made what this version needs, or are so already.
     First(Migrating),
-    /// For a new connection, when this epoch was heard of.
-    Again { heard_of: i64 },
+    /// Another was before, and this epoch was heard of.
+    Again(i64),
 }
 
-impl Visit {
-    fn heard_of(self) -> Option<i64> {
-        match self {
-            Visit::First(_) => None,
-            Visit::Again { heard_of } => Some(heard_of),
-        }
-    }
-}
-
-/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted, and the store's id.
-async fn settle(client: &mut Client, identity: &Identity, visit: Visit) -> Result<(i64, String), StoreError> {
+/// Tells the epoch, raised if the server is not the one that was noted, and the store's id. The first time it makes the tables too.
+async fn settle(client: &mut Client, identity: &Identity, seen: Seen) -> Result<(i64, String), StoreError> {
     let transaction = lock(client).await?;
-    if let Visit::First(migrating) = visit {
+    if let Seen::First(migrating) = seen {
         match migrations::pending(&applied(&transaction).await?, |step| step.postgres)? {
             [] => {}
             pending if migrating == Migrating::Auto => migrate(&transaction, pending).await?,
@@ -291,7 +282,13 @@ async fn settle(client: &mut Client, identity: &Identity, visit: Visit) -> Resul
     let epoch = match before {
         Some(epoch) if same => epoch,
         // Above what was heard of too: the server may not know of an epoch that was lost with the one before it.
-        _ => raise(&transaction, identity, before.max(visit.heard_of())).await?,
+        _ => {
+            let heard_of = match seen {
+                Seen::First(_) => None,
+                Seen::Again(epoch) => Some(epoch),
+            };
+            raise(&transaction, identity, before.max(heard_of)).await?
+        }
     };
     let store_id = match meta.get("store_id") {
         Some(store_id) => store_id.clone(),

@@ -242,20 +242,31 @@ fn is_out_of_time(error: &rustls::Error) -> bool {
     )
 }
 
-/// What there is to say of a certificate that did not do; nothing if that is not what went wrong.
+/// What went wrong with the encryption; nothing if it was something else. The server was not reached then.
 pub(super) fn explain(error: &Error) -> Option<String> {
-    let io = std::error::Error::source(error)?.downcast_ref::<std::io::Error>()?;
-    let tls = io.get_ref()?.downcast_ref::<rustls::Error>()?;
-    let rustls::Error::InvalidCertificate(problem) = tls else {
-        return Some(format!("no encrypted connection could be made: {tls}"));
-    };
-    use CertificateError::{NotValidForName, NotValidForNameContext, UnknownIssuer};
-    Some(match problem {
-        UnknownIssuer => "the server's certificate is signed by none that is trusted (sslrootcert)".to_owned(),
-        NotValidForName | NotValidForNameContext { .. } => {
-            format!("the server's certificate is not for the host in the URL: {problem}")
+    // The driver does not tell in any other way what kind of an error it is.
+    if !error.to_string().starts_with("error performing TLS handshake") {
+        return None;
+    }
+    let cause = std::error::Error::source(error);
+    let io = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let tls = io.and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
+    use CertificateError::{BadSignature, NotValidForName, NotValidForNameContext, UnknownIssuer};
+    Some(match tls {
+        Some(rustls::Error::InvalidCertificate(problem)) => match problem {
+            // The second where somebody else has the name of one that is trusted.
+            UnknownIssuer | BadSignature => {
+                "the server's certificate is signed by none that is trusted (sslrootcert)".to_owned()
+            }
+            NotValidForName | NotValidForNameContext { .. } => {
+                format!("the server's certificate is not for the host in the URL: {problem}")
+            }
+            problem => format!("the server's certificate is no good: {problem}"),
+        },
+        _ => {
+            let cause = cause.map(ToString::to_string).unwrap_or_default();
+            format!("no encrypted connection could be made: {cause}")
         }
-        problem => format!("the server's certificate is no good: {problem}"),
     })
 }
 

@@ -93,7 +93,7 @@ pub async fn watch_task(
     check.finish()?;
     let namespace = Arc::clone(&context.namespace);
     let feed = app.tail.feed(&namespace).await?;
-    Ok(stream::spawn(move |outlet| {
+    Ok(stream::spawn(context.leaving(&app), move |outlet| {
         Watch {
             app,
             namespace,
@@ -113,7 +113,7 @@ impl Watch {
         while !whole.task.state.is_ended() {
             let change = crate::select! {
                 change = changes.next() => change,
-                () = self.app.draining.cancelled() => {
+                () = self.outlet.leaving.cancelled() => {
                     return Err(stream::draining(&self.feed.cursor(seen)).into());
                 }
             };
