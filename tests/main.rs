@@ -6,6 +6,7 @@ mod agent_exec;
 mod bench;
 mod cli;
 mod common;
+mod configuration;
 mod demo;
 mod events;
 mod faults;

@@ -49,11 +49,11 @@ impl Postgres {
         postgres
     }
 
-    /// Starts a standby that follows this primary.
-    pub async fn standby(&self) -> Postgres {
+    /// Starts a standby that follows this primary, which it reaches at an address.
+    pub async fn standby(&self, address: &str) -> Postgres {
         let mut standby = Postgres::at(Place::new());
         own(standby.place.path());
-        let (host, port) = self.address.split_once(':').expect("an address");
+        let (host, port) = address.split_once(':').expect("an address");
         let data = standby.data();
         let arguments = [
             "-h", host, "-p", port, "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-D",
@@ -277,8 +277,8 @@ static OWNER: LazyLock<Option<(u32, u32)>> = LazyLock::new(|| {
     )
 });
 
-/// Gives a directory to the user that Postgres runs as.
-fn own(path: &Path) {
+/// Gives a file or a directory to the user that Postgres runs as.
+pub fn own(path: &Path) {
     if let Some((user, group)) = *OWNER {
         chown(path, Some(user), Some(group)).expect("the directory can be given away");
     }

@@ -14,6 +14,8 @@ mod action;
 mod epoch;
 mod migrations;
 mod postgres;
+#[cfg(test)]
+pub mod simulated;
 mod sqlite;
 mod step;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use std::sync::Arc;
 
 use crate::time::Time;
 pub use epoch::TOKEN_COUNTER_BITS;
+pub use migrations::{Migrating, Steps};
 pub use postgres::Postgres;
 use row::{Row, Table, Value};
 pub use sqlite::Sqlite;
@@ -91,7 +94,7 @@ pub type Plan = Vec<TablePlan>;
 pub type Columns = Vec<Value>;
 
 /// What was read of one table, in the order of its plan.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TableRows {
     /// The rows that exist, in any order.
     pub by_key: Vec<Columns>,
@@ -115,14 +118,17 @@ pub struct TableSave {
     pub deletes: Vec<Columns>,
 }
 
-/// Old rows to delete in bulk: the first `limit` of an index without a prefix, up to `up_to`.
+/// Old rows to delete in bulk: the first `limit` of an index without a prefix, from `from` up to `up_to`.
 #[derive(Clone, Debug)]
 pub struct Trim {
     /// The table.
     pub table: &'static Table,
     /// Which of the table's indexes; it has no prefix.
     pub index: usize,
-    /// The last value of the index's first order column to delete.
+    /// The first value of the index's first order column to delete: nothing is before it any more. What was deleted there lies in a
+    /// store's way for long.
+    pub from: Value,
+    /// The last value of that column to delete.
     pub up_to: Value,
     /// At most this many rows.
     pub limit: usize,
@@ -211,6 +217,9 @@ pub enum Store {
     Sqlite(Sqlite),
     /// A Postgres server.
     Postgres(Postgres),
+    /// A database in memory, for simulations.
+    #[cfg(test)]
+    Simulated(simulated::Simulated),
 }
 
 /// An open transaction that has the head of its namespace locked. Dropped, it is rolled back.
@@ -219,6 +228,9 @@ pub enum Transaction {
     Sqlite(sqlite::Transaction),
     /// On Postgres.
     Postgres(postgres::Transaction),
+    /// In memory.
+    #[cfg(test)]
+    Simulated(simulated::Transaction),
 }
 
 impl Store {
@@ -233,6 +245,11 @@ impl Store {
                 let (transaction, head, rows) = store.begin(namespace, plan).await?;
                 Ok((Transaction::Postgres(transaction), head, rows))
             }
+            #[cfg(test)]
+            Store::Simulated(store) => {
+                let (transaction, head, rows) = store.begin(namespace, plan).await?;
+                Ok((Transaction::Simulated(transaction), head, rows))
+            }
         }
     }
 
@@ -241,6 +258,8 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.read(namespace, plan).await,
             Store::Postgres(store) => store.read(namespace, plan).await,
+            #[cfg(test)]
+            Store::Simulated(store) => store.read(namespace, plan).await,
         }
     }
 
@@ -249,12 +268,32 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.epoch(),
             Store::Postgres(store) => store.epoch(),
+            #[cfg(test)]
+            Store::Simulated(store) => store.epoch(),
+        }
+    }
+
+    /// Notes an epoch that another server commits in. A shared store commits nothing more below it: if the database that this server is
+    /// connected to has not come so far, it is an old one, and calls are told "not available" until a newer is found. No I/O.
+    pub fn heard_of(&self, epoch: i64) {
+        match self {
+            // Nobody else writes to it.
+            Store::Sqlite(_) => {}
+            Store::Postgres(store) => store.heard_of(epoch),
+            // It is one database.
+            #[cfg(test)]
+            Store::Simulated(_) => {}
         }
     }
 
     /// Whether other servers may be working over it.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Store::Postgres(_))
+        match self {
+            Store::Sqlite(_) => false,
+            Store::Postgres(_) => true,
+            #[cfg(test)]
+            Store::Simulated(store) => store.is_shared(),
+        }
     }
 
     /// What tells a shared store from others; empty for one that nobody shares.
@@ -262,12 +301,18 @@ impl Store {
         match self {
             Store::Sqlite(_) => "",
             Store::Postgres(store) => store.id(),
+            #[cfg(test)]
+            Store::Simulated(_) => "",
         }
     }
 
     /// The newest batch of each namespace.
     pub async fn heads(&self) -> Result<Vec<Newest>, StoreError> {
         if let Store::Postgres(store) = self {
+            return store.heads().await;
+        }
+        #[cfg(test)]
+        if let Store::Simulated(store) = self {
             return store.heads().await;
         }
         let mut heads = Vec::new();
@@ -289,6 +334,8 @@ impl Store {
         match self {
             Store::Sqlite(_) => Ok(vec![true; beats.len()]),
             Store::Postgres(store) => store.beat(beats, home).await,
+            #[cfg(test)]
+            Store::Simulated(store) => store.beat(beats, home).await,
         }
     }
 
@@ -297,6 +344,8 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.namespaces().await,
             Store::Postgres(store) => store.namespaces().await,
+            #[cfg(test)]
+            Store::Simulated(store) => store.namespaces().await,
         }
     }
 
@@ -346,6 +395,8 @@ impl Transaction {
         match self {
             Transaction::Sqlite(transaction) => transaction.load(plan).await,
             Transaction::Postgres(transaction) => transaction.load(plan).await,
+            #[cfg(test)]
+            Transaction::Simulated(transaction) => transaction.load(plan).await,
         }
     }
 
@@ -354,6 +405,8 @@ impl Transaction {
         match self {
             Transaction::Sqlite(transaction) => transaction.commit(save).await,
             Transaction::Postgres(transaction) => transaction.commit(save).await,
+            #[cfg(test)]
+            Transaction::Simulated(transaction) => transaction.commit(save).await,
         }
     }
 }

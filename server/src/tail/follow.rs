@@ -62,10 +62,13 @@ pub(super) async fn run(
             heard = hints.recv(), if hears => {
                 let Some(shared) = shared.upgrade() else { return };
                 match heard {
-                    Some(Heard::Hint(hint)) => match hint.commit {
-                        Some(commit) => shared.take(commit),
-                        None => shared.told(&hint.namespace, hint.head.batch, hint.head.epoch),
-                    },
+                    Some(Heard::Hint(hint)) => {
+                        shared.store.heard_of(hint.head.epoch);
+                        match hint.commit {
+                            Some(commit) => shared.take(commit),
+                            None => shared.told(&hint.namespace, hint.head.batch, hint.head.epoch),
+                        }
+                    }
                     Some(Heard::Interrupted) => poll_at = Instant::now(),
                     None => hears = false,
                 }

@@ -4,15 +4,20 @@
 //! what the callers were told can be explained by one server that never failed ([`load::Report`]). One test runs at a time: they load the
 //! machine. They need Postgres' programs and Redis, which `scripts/test` finds or installs.
 
+mod agents;
+mod disk;
 mod load;
+mod old_primary;
 mod postgres;
+mod promotion;
 mod redis;
 mod servers;
+mod stalls;
+mod unanswered;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::support::keeper::{Kept, Place};
@@ -42,12 +47,15 @@ impl Props {
             eprintln!("DRUMLINE_TEST_PG_BINDIR is not set: nothing is tried");
             return None;
         }
-        let turn = TURN.lock().await;
-        Some(Props {
-            postgres: Postgres::start().await,
+        Some(Props::with(TURN.lock().await, Postgres::start().await).await)
+    }
+
+    async fn with(turn: MutexGuard<'static, ()>, postgres: Postgres) -> Props {
+        Props {
+            postgres,
             redis: Redis::start().await,
             turn,
-        })
+        }
     }
 
     /// Where replicas find them.
@@ -71,7 +79,7 @@ impl Props {
             replicas,
             postgres: self.postgres,
             redis: self.redis,
-            _place: place,
+            place,
             _turn: self.turn,
         }
     }
@@ -90,7 +98,7 @@ struct Scene {
     postgres: Postgres,
     redis: Redis,
     namespace: String,
-    _place: Place,
+    place: Place,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -193,14 +201,6 @@ impl Replica {
     async fn start_again(&mut self) {
         assert!(!self.process.runs());
         *self = Replica::start_at(self.address.clone(), self.urls.clone(), self.log.clone()).await;
-    }
-
-    /// Stops it in the middle of whatever it does, for so long.
-    async fn pause(&self, length: Duration) {
-        self.process.signal(Signal::STOP);
-        tokio::time::sleep(length).await;
-        assert!(self.process.is_stopped(), "it was stopped all the time");
-        self.process.signal(Signal::CONT);
     }
 }
 

@@ -12,7 +12,7 @@ use super::load::{Done, Length, Plan, Workload, drive};
 use super::report::{Part, Report};
 use super::tally::Checked;
 use crate::cli::Failure;
-use crate::config::Backend;
+use crate::config::{Backend, Surroundings};
 use crate::store::StoreError;
 use crate::store::raw::{Disk, Raw, Session};
 
@@ -51,10 +51,13 @@ pub async fn run(args: &Args) -> Result<Report, Failure> {
 }
 
 async fn open(args: &Args) -> Result<Raw, Failure> {
-    let backend = Backend::choose(None, false, args.database_url.clone()).map_err(Failure::usage)?;
+    let backend = match &args.database_url {
+        Some(url) => Backend::of_url(url).map_err(|problem| Failure::usage(format!("--database-url: {problem}")))?,
+        None => Backend::usual(&Surroundings::of_this_process()).unwrap_or(Backend::Ephemeral),
+    };
     let raw = match backend {
         Backend::Sqlite(directory) => Raw::sqlite(&directory, args.payload_bytes),
-        Backend::Postgres(url) => Raw::postgres(&url, args.payload_bytes).await,
+        Backend::Postgres(url) => Raw::postgres(url.expose(), args.payload_bytes).await,
         Backend::Ephemeral => {
             return Err(Failure::usage(
                 "give --database-url: what is not kept needs no measuring",

@@ -16,7 +16,7 @@ use crate::error::{Reason, Refusal};
 use crate::lane::{Call, Committed, Urgency, refusal_of};
 use crate::registry::rpc::Registering;
 use crate::registry::rules::{self as registry, Registered};
-use crate::sessions::{DEFAULT_STREAM_TTL, Session, rules};
+use crate::sessions::{Session, rules};
 use crate::tail::{Cursor, Feed, Filter, Pattern, Subscription};
 
 /// How long the hello may take.
@@ -95,7 +95,7 @@ async fn by_registering(
 ) -> Result<Opened, Refusal> {
     let context = context(&request.namespace, traceparent)?;
     let call = context.call("RegisterAgent", &request.request_id, &request, Urgency::High);
-    let mut registering = Registering::new(app, request, DEFAULT_STREAM_TTL, &context.traceparent)?;
+    let mut registering = Registering::new(app, request, app.defaults.stream_session_ttl, &context.traceparent)?;
     if let Some(session_id) = &registering.resume
         && registering.registration.agent_id.is_empty()
     {

@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, Error, Statement};
 
-use super::connection::{self, said};
+use super::connection::{Target, said};
 use crate::store::StoreError;
 use crate::store::raw::Disk;
 
 /// A table of its own.
 pub struct Raw {
-    config: Config,
+    target: Target,
     client: Client,
     name: String,
     next: Arc<AtomicI64>,
@@ -35,15 +35,19 @@ pub struct RawSession {
 
 impl Raw {
     pub(in crate::store) async fn open(url: &str, text_bytes: usize) -> Result<Raw, StoreError> {
-        let config = connection::config(url)?;
-        let client = connect(&config).await?;
+        let target = super::target(url)?;
+        let client = connect(&target).await?;
         let settings = settings(&client).await.map_err(failed)?;
-        let data = if is_here(&config) { data(&client).await } else { None };
+        let data = if is_here(&target.config) {
+            data(&client).await
+        } else {
+            None
+        };
         let name = format!("drumline_bench_{}", uuid::Uuid::new_v4().simple());
         let create = format!("CREATE TABLE {name} (id bigint PRIMARY KEY, text text NOT NULL)");
         client.batch_execute(&create).await.map_err(failed)?;
         Ok(Raw {
-            config,
+            target,
             client,
             name,
             next: Arc::new(AtomicI64::new(1)),
@@ -54,7 +58,7 @@ impl Raw {
     }
 
     pub(in crate::store) async fn session(&self) -> Result<RawSession, StoreError> {
-        let client = connect(&self.config).await?;
+        let client = connect(&self.target).await?;
         let one = format!("INSERT INTO {} (id, text) VALUES ($1, $2)", self.name);
         let many = format!(
             "INSERT INTO {} (id, text) SELECT * FROM UNNEST($1::bigint[], $2::text[])",
@@ -96,9 +100,9 @@ impl Raw {
 impl Drop for Raw {
     /// Removes the table, also when the measurement was given up: on a thread of its own, which is waited for.
     fn drop(&mut self) {
-        let (config, name) = (self.config.clone(), self.name.clone());
+        let (target, name) = (self.target.clone(), self.name.clone());
         let remove = async move {
-            let client = connect(&config).await?;
+            let client = connect(&target).await?;
             let remove = format!("SET lock_timeout = '10s'; DROP TABLE IF EXISTS {name}");
             client.batch_execute(&remove).await.map_err(failed)
         };
@@ -130,8 +134,8 @@ impl RawSession {
     }
 }
 
-async fn connect(config: &Config) -> Result<Client, StoreError> {
-    let connecting = tokio::time::timeout(Duration::from_secs(10), config.connect(tokio_postgres::NoTls));
+async fn connect(target: &Target) -> Result<Client, StoreError> {
+    let connecting = tokio::time::timeout(Duration::from_secs(10), target.config.connect(target.tls.clone()));
     let (client, connection) = connecting
         .await
         .map_err(|_elapsed| StoreError::unavailable("the database did not answer in time"))?

@@ -12,12 +12,13 @@ use super::row::{Index, Kind, Table, Value};
 use super::*;
 use crate::lane::{BatchRecord, TABLES};
 
-/// The stores to try: the embedded one, and Postgres if there is a server for tests.
+/// The stores to try: the embedded one, that of simulations, and Postgres if there is a server for tests.
 async fn stores() -> Vec<Tried> {
-    let mut stores = vec![Tried {
-        store: Store::Sqlite(Sqlite::open_ephemeral().expect("a temporary directory")),
-        _schema: None,
-    }];
+    let alone = [
+        Store::Sqlite(Sqlite::open_ephemeral().expect("a temporary directory")),
+        Store::Simulated(simulated::Database::new(true).connect()),
+    ];
+    let mut stores = Vec::from(alone.map(|store| Tried { store, _schema: None }));
     if let Some(schema) = Schema::new().await {
         let store = Postgres::connect(&schema.url).await.expect("a database");
         stores.push(Tried {

@@ -4,30 +4,30 @@ use std::time::Duration;
 
 use drumline_proto::v1;
 
-use crate::config::Limits;
+use crate::config::{Defaults, Limits};
 use crate::edge::check::{Check, MAX_ID};
 use crate::edge::payload;
 use crate::error::Refusal;
-use crate::tasks::{DEFAULT_ACCEPT_TIMEOUT, DEFAULT_TIMEOUT, RetryPolicy, TaskError};
+use crate::tasks::{MAX_TIMEOUT, MIN_TIMEOUT, RetryPolicy, TaskError};
 use crate::workflows::expr::MAX_TEXT_BYTES;
 use crate::workflows::{
     Fallback, OnFailure, Step, StepDefinition, StepRecord, StepState, Transition, Workflow, WorkflowState, WorkflowType,
 };
 
 /// The shortest and the longest timeout of a task.
-const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30 * 24 * 3_600);
+const TIMEOUTS: std::ops::RangeInclusive<Duration> = MIN_TIMEOUT..=MAX_TIMEOUT;
 /// How many kinds of errors a retry policy may name.
 const MAX_KINDS: usize = 64;
 
 /// Steps from the wire.
-pub(super) fn steps(check: &mut Check, steps: Vec<v1::Step>, limits: &Limits) -> Vec<Step> {
+pub(super) fn steps(check: &mut Check, steps: Vec<v1::Step>, limits: &Limits, defaults: &Defaults) -> Vec<Step> {
     let steps = steps.into_iter().enumerate();
     steps
-        .map(|(number, step)| one(check, &format!("steps[{number}]"), step, limits))
+        .map(|(number, step)| one(check, &format!("steps[{number}]"), step, limits, defaults))
         .collect()
 }
 
-fn one(check: &mut Check, at: &str, step: v1::Step, limits: &Limits) -> Step {
+fn one(check: &mut Check, at: &str, step: v1::Step, limits: &Limits, defaults: &Defaults) -> Step {
     let field = |name: &str| format!("{at}.{name}");
     let on_failure = match step.on_failure() {
         v1::OnFailure::Fail | v1::OnFailure::Unspecified => OnFailure::Fail,
@@ -46,11 +46,11 @@ fn one(check: &mut Check, at: &str, step: v1::Step, limits: &Limits) -> Step {
         item_key: check.text(&field("item_key"), &step.item_key, MAX_TEXT_BYTES),
         condition: check.text(&field("condition"), &step.condition, MAX_TEXT_BYTES),
         retry: retry(check, &field("retry_policy"), step.retry_policy.unwrap_or_default()),
-        timeout: check.duration(&field("timeout"), step.timeout, DEFAULT_TIMEOUT, TIMEOUTS),
+        timeout: check.duration(&field("timeout"), step.timeout, defaults.task_timeout, TIMEOUTS),
         accept_timeout: check.duration(
             &field("accept_timeout"),
             step.accept_timeout,
-            DEFAULT_ACCEPT_TIMEOUT,
+            defaults.accept_timeout,
             TIMEOUTS,
         ),
         progress_timeout: step

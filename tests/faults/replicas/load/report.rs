@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::listeners::Heard;
+use super::listeners::{Heard, HeardEvent};
 use super::publishers::TYPE;
-use super::{EVERYTHING, Gap, Kind, Notes, Shared, Success};
+use super::{EVERYTHING, Gap, Kind, Notes, Shared, Success, place_of};
 use crate::support::history::document::Document;
-use crate::support::history::lock::Lock;
+use crate::support::history::lock::{Acquired, Lock, Operation as OnLock};
 use crate::support::history::task::{Operation, Task};
 use crate::support::history::{Recorded, assert_linearizable};
 
@@ -56,6 +56,12 @@ impl Report {
     /// How many sessions of agents have ended, though the agents were there all the time.
     pub fn sessions_lost(&self) -> usize {
         self.notes.sessions_lost
+    }
+
+    /// The epochs in which something was committed.
+    pub fn epochs(&self) -> BTreeSet<i64> {
+        let places = self.successes.iter().filter_map(|one| one.place);
+        places.map(|(epoch, _)| epoch).collect()
     }
 
     /// Fails unless all is as if there had been no fault, but for the time that it took.
@@ -108,28 +114,106 @@ impl Report {
     pub fn assert_heard(&self) {
         for heard in &self.notes.listened {
             assert!(heard.streams > 1 || heard.hears_all, "it listened to several replicas");
-            let mut places = heard.events.iter().map(|event| event.place).peekable();
-            while let (Some((epoch, position)), Some(next)) = (places.next(), places.peek().copied()) {
-                assert!(next > (epoch, position), "{next:?} came after {:?}", (epoch, position));
-                let follows = !heard.hears_all || next.1 == position + 1;
-                assert!(follows, "position {} came after {position}", next.1);
-            }
-            self.assert_heard_by(heard);
+            assert_in_order(heard, &heard.events);
+            assert_heard_by(heard, &self.published);
         }
     }
 
-    fn assert_heard_by(&self, heard: &Heard) {
-        let said: Vec<_> = heard.events.iter().filter(|event| event.event_type == TYPE).collect();
-        let ids: BTreeSet<&str> = said.iter().map(|event| event.event_id.as_str()).collect();
-        assert_eq!(ids.len(), said.len(), "an event was heard twice");
-        let places: BTreeMap<&str, (i64, i64)> = said
-            .iter()
-            .map(|event| (event.event_id.as_str(), event.place))
-            .collect();
-        for (event_id, place) in &self.published {
-            let at = places.get(event_id.as_str());
-            assert_eq!(at, Some(place), "{event_id}, which was acknowledged at {place:?}");
+    /// Fails unless each listener was told that what it had heard last was lost, if it was, heard nothing before that twice, and then heard
+    /// everything that was kept: all that was acknowledged in `epoch`, which began at this position, or before that position. Gives how
+    /// many events had been acknowledged that were not kept.
+    pub fn assert_heard_but_for_the_lost(&self, epoch: i64, first_position: i64) -> usize {
+        let is_kept = |place: (i64, i64)| place.0 == epoch || place.1 < first_position;
+        let mut kept = self.published.clone();
+        kept.retain(|_, place| is_kept(*place));
+        for heard in &self.notes.listened {
+            let lost_begin = heard.events.iter().position(|event| !is_kept(event.place));
+            let gap = heard.gaps.first();
+            assert_eq!(
+                gap.is_some(),
+                lost_begin.is_some(),
+                "told that something was lost: {gap:?}"
+            );
+            let Some(gap) = gap else {
+                assert_in_order(heard, &heard.events);
+                assert_heard_by(heard, &kept);
+                continue;
+            };
+            assert_eq!(
+                (gap.problem.as_str(), heard.gaps.len()),
+                ("LOST", 1),
+                "{:?}",
+                heard.gaps
+            );
+            assert!(!is_kept(place_of(&gap.cursor)), "{gap:?} was kept");
+            let (before, after) = heard.events.split_at(gap.after);
+            assert_in_order(heard, before);
+            assert_in_order(heard, after);
+            assert!(
+                after.iter().all(|event| is_kept(event.place)),
+                "what was lost is not heard again"
+            );
+            // Whoever begins again at the earliest position hears everything.
+            let again = Heard {
+                events: after.to_vec(),
+                ..heard.clone()
+            };
+            assert_heard_by(&again, &kept);
         }
+        self.published.len() - kept.len()
+    }
+
+    /// Fails unless a token that was granted before another was asked for is the lower one, on every resource.
+    pub fn assert_tokens_rise(&self) {
+        for (resource, history) in &self.notes.locks {
+            let grants = history.iter().filter_map(|one| match &one.operation {
+                OnLock::Acquire {
+                    outcome: Acquired::Granted(token),
+                    ..
+                } => Some((one.sent, one.answered?, *token)),
+                _ => None,
+            });
+            let grants: Vec<(Duration, Duration, i64)> = grants.collect();
+            let tokens: BTreeSet<i64> = grants.iter().map(|grant| grant.2).collect();
+            assert_eq!(tokens.len(), grants.len(), "a token of {resource} was granted twice");
+            for (_, answered, token) in &grants {
+                let later = grants.iter().filter(|(sent, ..)| sent > answered);
+                let lowest = later.map(|grant| grant.2).min();
+                assert!(
+                    lowest.is_none_or(|lowest| lowest > *token),
+                    "{resource}: {lowest:?} after {token}"
+                );
+            }
+        }
+    }
+
+    /// The complaints that do not say this.
+    pub fn complaints_without(&self, text: &str) -> Vec<&String> {
+        self.complaints
+            .iter()
+            .filter(|complaint| !complaint.contains(text))
+            .collect()
+    }
+}
+
+fn assert_in_order(heard: &Heard, events: &[HeardEvent]) {
+    for pair in events.windows(2) {
+        let (one, next) = (pair[0].place, pair[1].place);
+        assert!(next > one, "{next:?} came after {one:?}");
+        assert!(!heard.hears_all || next.1 == one.1 + 1, "{next:?} came after {one:?}");
+    }
+}
+
+fn assert_heard_by(heard: &Heard, published: &BTreeMap<String, (i64, i64)>) {
+    let said: Vec<_> = heard.events.iter().filter(|event| event.event_type == TYPE).collect();
+    let places: BTreeMap<&str, (i64, i64)> = said
+        .iter()
+        .map(|event| (event.event_id.as_str(), event.place))
+        .collect();
+    assert_eq!(places.len(), said.len(), "an event was heard twice");
+    for (event_id, place) in published {
+        let at = places.get(event_id.as_str());
+        assert_eq!(at, Some(place), "{event_id}, which was acknowledged at {place:?}");
     }
 }
 
