@@ -14,7 +14,7 @@ fn flags(line: &[&str]) -> Flags<ALL> {
 
 /// What holds, with a home.
 fn reading(line: &[&str], variables: &[(&str, &str)]) -> Result<Reading, Problems> {
-    let home = ("HOME", "/home/somebody");
+    let home = ("HOME", "/users/somebody");
     read(&flags(line), &Surroundings::of(variables.iter().copied().chain([home])))
 }
 
@@ -47,7 +47,7 @@ fn without_a_word_everything_is_as_the_rooms_have_it() {
     assert_eq!(reading.config.policy, Policy::default());
     assert_eq!(
         reading.config.backend,
-        Backend::Sqlite("/home/somebody/.local/share/drumline".into())
+        Backend::Sqlite("/users/somebody/.local/share/drumline".into())
     );
     assert_eq!(reading.config.listen.to_string(), "127.0.0.1:7400");
     assert_eq!(reading.config.max_connection_age, None);

@@ -72,7 +72,7 @@ async fn goes(leaving: CancellationToken, gone: CancellationToken, age: Option<D
             None => std::future::pending().await,
         }
     };
-    tokio::select! {
+    crate::select! {
         () = leaving.cancelled() => {}
         () = gone.cancelled() => {}
         () = is_old => leaving.cancel(),

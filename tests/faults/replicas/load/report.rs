@@ -212,8 +212,12 @@ fn assert_heard_by(heard: &Heard, published: &BTreeMap<String, (i64, i64)>) {
         .collect();
     assert_eq!(places.len(), said.len(), "an event was heard twice");
     for (event_id, place) in published {
+        // A cursor that is given out later has the epoch of then.
         let at = places.get(event_id.as_str());
-        assert_eq!(at, Some(place), "{event_id}, which was acknowledged at {place:?}");
+        assert!(
+            at.is_some_and(|at| at.1 == place.1 && at.0 >= place.0),
+            "{event_id}, which was acknowledged at {place:?}, was heard at {at:?}"
+        );
     }
 }
 
