@@ -172,7 +172,7 @@ pub fn filter(check: &mut Check, filter: Option<v1::EventFilter>) -> Filter {
         check.violation("filter.event_types", "has more than 100 patterns");
     }
     for (index, pattern) in filter.event_types.iter().enumerate().take(100) {
-        check.id(&format!("filter.event_types[{index}]"), pattern);
+        check.id(format!("filter.event_types[{index}]"), pattern);
     }
     let mut optional = |field: &str, text: &str| {
         let text = check.optional_id(field, text);

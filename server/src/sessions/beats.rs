@@ -72,6 +72,12 @@ pub struct Suspect {
     pub session_id: String,
 }
 
+impl Default for Beats {
+    fn default() -> Beats {
+        Beats::new()
+    }
+}
+
 impl Beats {
     /// No sign of life yet.
     pub fn new() -> Beats {

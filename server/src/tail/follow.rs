@@ -77,7 +77,7 @@ pub(super) async fn run(
                 let (Some(shared), Some(namespace)) = (shared.upgrade(), namespace) else { return };
                 machine::spawn(async move { shared.fetch(&namespace).await });
             }
-            () = tokio::time::sleep_until(poll_at.into()), if is_shared => {
+            () = tokio::time::sleep_until(poll_at), if is_shared => {
                 let Some(shared) = shared.upgrade() else { return };
                 let pause = if shared.is_watched() { POLL } else { SLOW_POLL };
                 shared.poll().await;

@@ -194,7 +194,7 @@ fn a_write_under_a_stale_token_is_found() {
 fn a_refusal_without_a_reason_is_found() {
     let held = |by: &str| acquire("b", Acquired::HeldBy(Some(by.to_owned())));
     let by_somebody = at(0, 1, acquire("b", Acquired::HeldBy(None)));
-    assert!(!fits::<Lock>(&[by_somebody.clone()]));
+    assert!(!fits::<Lock>(std::slice::from_ref(&by_somebody)));
     assert!(fits::<Lock>(&[at(0, 1, granted("a", 1)), by_somebody]));
     assert!(!fits::<Lock>(&[at(0, 1, held("a"))]));
     assert!(fits::<Lock>(&[
