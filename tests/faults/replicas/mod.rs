@@ -27,7 +27,7 @@ use crate::support::server::{binary, lasting_address};
 use load::{EVERYTHING, Kind, Load};
 
 /// How much must succeed of everything before a fault, and after it.
-const ENOUGH: usize = 25;
+const ENOUGH: usize = 20;
 /// How long a replica may take to start.
 const START: Duration = Duration::from_secs(30);
 

@@ -179,7 +179,7 @@ impl Worker {
             namespace: self.caller.shared.namespace.clone(),
             request_id: uuid::Uuid::new_v4().to_string(),
             agent_id: format!("worker-{}", self.caller.number),
-            max_concurrent_tasks: 2,
+            max_concurrent_tasks: 1,
             capabilities: vec![v1::Capability {
                 name: "work".to_owned(),
                 ..Default::default()
@@ -215,7 +215,7 @@ impl Worker {
         let request = v1::PollTasksRequest {
             namespace: self.caller.shared.namespace.clone(),
             session_id: self.session_id.clone(),
-            max_tasks: 2,
+            max_tasks: 1,
             wait_timeout: duration(WAIT),
         };
         let polling = self.caller.call(LONG, WAIT, &request, |channel, request| async move {

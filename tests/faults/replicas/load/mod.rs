@@ -26,7 +26,7 @@ pub use listeners::Gap;
 pub use report::Report;
 
 /// How long callers may take to do what must be possible.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,11 +173,11 @@ impl Load {
         for number in 0..6 {
             load.call(lockers::work(load.caller(number)));
             load.call(swappers::work(load.caller(number)));
+            load.call(agents::delegate(load.caller(number)));
+            load.helpers.push(tokio::spawn(agents::work(load.caller(number))));
         }
         for number in 0..3 {
             load.call(publishers::work(load.caller(number)));
-            load.call(agents::delegate(load.caller(number)));
-            load.helpers.push(tokio::spawn(agents::work(load.caller(number))));
             load.helpers.push(tokio::spawn(listeners::listen(load.caller(number))));
         }
         drop(inside);
