@@ -47,7 +47,10 @@ async fn a_commit_that_only_the_primary_has_is_told_when_the_standby_has_it_too(
         return;
     };
     let mut written = tokio::spawn(put(stage.clone(), "second"));
-    until("a commit that waits", || async { waiting(&scene.postgres).await == "1" }).await;
+    until("a commit that waits", || async {
+        waiting(&scene.postgres).await == "1"
+    })
+    .await;
     // The end of the server ends the wait: after it the commit is there, and on no standby.
     scene.postgres.kill();
     scene.postgres.go().await;
