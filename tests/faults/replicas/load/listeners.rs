@@ -26,8 +26,6 @@ pub struct Heard {
     pub events: Vec<HeardEvent>,
     /// Where it was told that there is no going on.
     pub gaps: Vec<Gap>,
-    /// How many streams it opened.
-    pub streams: usize,
 }
 
 /// An event as it was heard.
@@ -60,7 +58,6 @@ pub async fn listen(mut caller: Caller) -> Notes {
     };
     let mut cursor = String::new();
     while !is_done(&caller, &cursor) {
-        heard.streams += 1;
         match hear(&caller, &mut heard, &mut cursor).await {
             Ok(()) => {}
             Err(status) if reason_of(&status) == "CURSOR_OUT_OF_RANGE" => {
