@@ -12,7 +12,7 @@ mod scope;
 pub mod start;
 mod step;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use super::{Transition, Workflow, WorkflowState};
 use crate::lane::{Decision, Halt, World};
