@@ -36,7 +36,7 @@ CREATE TABLE requests (
     at bigint NOT NULL,
     PRIMARY KEY (namespace, method, request_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX requests_by_age ON requests (namespace, at, method, request_id) WHERE namespace <> '';
+CREATE INDEX requests_by_age ON requests (namespace, at) WHERE namespace <> '';
 
 -- The epochs of a log, with the first position of each: tells which cursors of earlier epochs still hold.
 CREATE TABLE epochs (
@@ -80,14 +80,14 @@ CREATE TABLE events (
     subject text COLLATE "C" NOT NULL,
     payload bytea,
     at bigint NOT NULL,
-    correlation_id text COLLATE "C" NOT NULL,
+    correlation_id text COLLATE "C",
     causation_id text COLLATE "C" NOT NULL,
     priority bigint NOT NULL,
     expire_at bigint,
     traceparent text COLLATE "C" NOT NULL,
     PRIMARY KEY (namespace, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX events_by_correlation ON events (namespace, correlation_id, position) WHERE namespace <> '';
+CREATE INDEX events_by_correlation ON events (namespace, correlation_id, position) WHERE namespace <> '' AND correlation_id IS NOT NULL;
 
 -- The ids that clients gave their events: publishing one again finds the first.
 CREATE TABLE event_ids (

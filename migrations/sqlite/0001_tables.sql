@@ -33,7 +33,7 @@ CREATE TABLE requests (
     at INTEGER NOT NULL,
     PRIMARY KEY (namespace, method, request_id)
 ) STRICT;
-CREATE INDEX requests_by_age ON requests (namespace, at, method, request_id);
+CREATE INDEX requests_by_age ON requests (namespace, at);
 
 -- The epochs of a log, with the first position of each: tells which cursors of earlier epochs still hold.
 CREATE TABLE epochs (
@@ -75,14 +75,14 @@ CREATE TABLE events (
     subject TEXT NOT NULL,
     payload BLOB,
     at INTEGER NOT NULL,
-    correlation_id TEXT NOT NULL,
+    correlation_id TEXT,
     causation_id TEXT NOT NULL,
     priority INTEGER NOT NULL,
     expire_at INTEGER,
     traceparent TEXT NOT NULL,
     PRIMARY KEY (namespace, position)
 ) STRICT;
-CREATE INDEX events_by_correlation ON events (namespace, correlation_id, position);
+CREATE INDEX events_by_correlation ON events (namespace, correlation_id, position) WHERE correlation_id IS NOT NULL;
 
 -- The ids that clients gave their events: publishing one again finds the first.
 CREATE TABLE event_ids (

@@ -35,8 +35,8 @@ pub struct Event {
     pub payload: Option<Payload>,
     /// When it was committed.
     pub at: Time,
-    /// Links events of one undertaking.
-    pub correlation_id: String,
+    /// Links events of one undertaking; nothing if it is not known to be of any.
+    pub correlation_id: Option<String>,
     /// What caused it.
     pub causation_id: String,
     /// Higher is more urgent.
@@ -143,7 +143,7 @@ impl Draft {
             subject: self.subject,
             payload: self.payload,
             at,
-            correlation_id: self.correlation_id,
+            correlation_id: Some(self.correlation_id).filter(|id| !id.is_empty()),
             causation_id: self.causation_id,
             priority: self.priority,
             expire_at: self.ttl.map(|ttl| at + ttl),

@@ -43,7 +43,7 @@ pub fn to_proto(event: &Event, epoch: i64) -> v1::Event {
         subject: event.subject.clone(),
         payload: event.payload.as_ref().map(payload::to_proto),
         timestamp: Some(payload::timestamp(event.at)),
-        correlation_id: event.correlation_id.clone(),
+        correlation_id: event.correlation_id.clone().unwrap_or_default(),
         causation_id: event.causation_id.clone(),
         priority: event.priority,
         ttl: event

@@ -15,7 +15,7 @@ row! {
         subject: String,
         payload: Option<Payload>,
         at: Time,
-        correlation_id: String,
+        correlation_id: Option<String>,
         causation_id: String,
         priority: i32,
         expire_at: Option<Time>,

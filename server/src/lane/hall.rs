@@ -1,25 +1,34 @@
 //! The loop of one lane: take, load, decide, save, answer.
+//!
+//! What a lane remembers from its last batch it need not load ([`memory`](super::memory)). While a batch is being committed the next is
+//! decided on what this one leaves, as far as no other rows are needed; it is sent when this one is committed, and decided again if that
+//! fails.
 
-use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::EpochRecord;
+use super::batch::{Decided, Deciding, Failed, Next, Outcome, Owed, Start, Way, answer, fail, without_outcomes};
 use super::job::{Job, internal};
-use super::queue::Queue;
-use super::table::Halt;
-use super::world::World;
+use super::memory::{Newest, Remembering, is_still};
+use super::queue::{MAX_BATCH, MAX_BATCH_BYTES, Queue};
+use super::world::{Care, World};
 use crate::config::Retention;
 use crate::error::{Reason, Refusal};
 use crate::machine::{self, Instant};
 use crate::sessions::gap::Gap;
-use crate::store::{Head, Store, StoreError, Transaction};
+use crate::store::{Head, Save, Store, StoreError};
 use crate::tail::Tail;
+use crate::time::Time;
 
 /// A lane without jobs for this long stops.
 const IDLE: Duration = Duration::from_secs(10);
 /// A store that does not answer for this long was silent.
 const SILENCE: Duration = Duration::from_secs(1);
+/// For how long the next batch is decided while one is being committed. Less than a silence: what that means is decided after it.
+const AHEAD: Duration = Duration::from_millis(250);
 /// How many times a batch may load more. What is decided by then is committed, and the other jobs are a batch of their own; if nothing is
 /// decided, the jobs ask without end: a defect.
 const MAX_LOADS: usize = 64;
@@ -31,17 +40,9 @@ pub(super) struct Hall {
     gap: Gap,
     queue: Arc<Queue>,
     retention: Retention,
-}
-
-/// A batch on its way: the jobs that were decided, and the world that they made.
-struct Decided {
-    jobs: Vec<(Job, Result<(), Refusal>)>,
-    /// Jobs that wait for rows that those before them made them need.
-    rest: Vec<Job>,
-    world: World,
-    /// The head as it was stored.
-    before: Head,
-    transaction: Transaction,
+    remembering: Remembering,
+    /// What the last batch still owes.
+    owed: Option<Owed>,
 }
 
 impl Hall {
@@ -60,161 +61,348 @@ impl Hall {
             gap,
             queue,
             retention,
+            remembering: Remembering::default(),
+            owed: None,
         }
     }
 
     /// Works until nothing comes for a while.
-    pub(super) async fn run(self) {
-        while let Some(jobs) = self.queue.take(IDLE).await {
-            let now = Instant::now();
-            let mut batch = Vec::with_capacity(jobs.len());
-            for job in jobs {
-                if job.is_given_up() {
-                    continue;
+    pub(super) async fn run(mut self) {
+        let mut ahead = None;
+        loop {
+            let start = match ahead.take() {
+                Some((batch, newest)) => Start::Ahead(batch, newest),
+                None => {
+                    self.pay();
+                    match self.queue.take(IDLE).await {
+                        Some(jobs) => Start::Jobs(wanted(jobs)),
+                        None => return,
+                    }
                 }
-                if job.is_late(now) {
-                    job.answer(Err(Refusal::new(
-                        Reason::DeadlineExceeded,
-                        "the deadline passed in the queue",
-                    )));
-                    continue;
-                }
-                batch.push(job);
-            }
-            if !batch.is_empty() {
-                self.run_batch(batch).await;
-            }
-        }
-    }
-
-    /// Runs a batch; if the store refuses it, job by job, so that only the guilty one fails.
-    async fn run_batch(&self, mut jobs: Vec<Job>) {
-        while !jobs.is_empty() {
-            jobs = match self.try_batch(jobs).await {
-                Ok(rest) => rest,
-                Err(jobs) => return self.run_each(jobs).await,
             };
+            ahead = self.run_batch(start).await;
         }
     }
 
-    async fn run_each(&self, jobs: Vec<Job>) {
+    /// Runs a batch, and returns the next if some of it is decided. If the store refuses it, once more with every request looked up, then
+    /// job by job, so that only the guilty one fails.
+    async fn run_batch(&mut self, mut start: Start) -> Option<(Deciding, Newest)> {
+        let mut care = Care::Hopeful;
+        loop {
+            let jobs = match self.try_batch(start, care).await {
+                Ok(Next { rest, ahead }) if rest.is_empty() => return ahead,
+                Ok(Next { rest, ahead }) => rest.into_iter().chain(jobs_of(ahead)).collect(),
+                Err(Failed { jobs, refused: None }) => jobs,
+                Err(Failed { jobs, .. }) if care == Care::Hopeful => {
+                    care = Care::Careful;
+                    jobs
+                }
+                Err(Failed { jobs, .. }) => {
+                    self.run_each(jobs).await;
+                    return None;
+                }
+            };
+            if jobs.is_empty() {
+                return None;
+            }
+            start = Start::Jobs(jobs);
+        }
+    }
+
+    async fn run_each(&mut self, jobs: Vec<Job>) {
         for job in jobs {
-            if let Err(jobs) = self.try_batch(vec![job]).await {
-                for job in jobs {
+            if let Err(failed) = self.try_batch(Start::Jobs(vec![job]), Care::Careful).await {
+                for job in failed.jobs {
                     job.answer(Err(internal()));
                 }
             }
         }
     }
 
-    /// Runs a batch and answers its jobs, but for those that it returns; gives the jobs back if the store refused to save what they
-    /// decided.
-    async fn try_batch(&self, jobs: Vec<Job>) -> Result<Vec<Job>, Vec<Job>> {
-        let Some(decided) = self.decide(jobs).await? else {
-            return Ok(Vec::new());
+    /// Tells everybody of the last batch. The tail first: a caller that is answered finds the answer's position in every feed, and what it
+    /// subscribes to from now on begins after it.
+    fn pay(&mut self) {
+        if let Some(Owed { commit, jobs }) = self.owed.take() {
+            self.tail.publish(Arc::clone(&commit));
+            answer(jobs, &commit.head);
+        }
+    }
+
+    /// Runs a batch, answers its jobs, and begins to decide the next meanwhile; gives the jobs back if what they decided was not saved and
+    /// they can be run again.
+    async fn try_batch(&mut self, start: Start, care: Care) -> Result<Next, Failed> {
+        let Some(decided) = self.decide(start, care).await? else {
+            return Ok(Next::of(Vec::new()));
         };
         let Decided {
             jobs,
             rest,
             mut world,
             before,
-            transaction,
+            way,
         } = decided;
         if world.is_unchanged() {
-            drop(transaction);
-            let head = world.head().clone();
-            answer(jobs, &head);
-            return Ok(rest);
+            if let Way::After(_) = way {
+                // Nothing is saved, so nobody would make sure that what was decided on is still so.
+                return Err(Failed::again(without_outcomes(jobs)));
+            }
+            answer(jobs, world.head());
+            return Ok(Next::of(rest));
         }
         sign(&mut world, &before);
-        let batch_id = machine::new_id();
-        let committed = self.heard(transaction.commit(world.save(&batch_id))).await;
-        match committed {
-            Ok(()) => {
-                let commit = Arc::new(world.into_commit());
-                // The tail first: a caller that is answered finds the answer's position in every feed, and what it subscribes to
-                // from now on begins after it.
-                self.tail.publish(Arc::clone(&commit));
-                answer(jobs, &commit.head);
-                Ok(rest)
-            }
-            Err(StoreError::Refused(cause)) => {
-                tracing::error!(namespace = %self.namespace, %cause, jobs = jobs.len(), "the store refused a batch");
-                Err(without_outcomes(jobs).into_iter().chain(rest).collect())
-            }
-            Err(error) => {
-                fail(without_outcomes(jobs), &error);
-                Ok(rest)
-            }
-        }
-    }
-
-    /// Waits for the store. If it was silent for long, clients could not make themselves heard: that is a gap, which is noted before any
-    /// job decides on what it means that somebody was not heard of.
-    async fn heard<T>(&self, operation: impl Future<Output = T>) -> T {
-        let began = Instant::now();
-        let outcome = operation.await;
-        if began.elapsed() > SILENCE {
-            self.gap.store_was_silent();
-        }
-        outcome
-    }
-
-    /// Opens a transaction and lets the jobs decide. A refusal too is answered after the commit: it may rest on what an earlier job
-    /// of the batch decided.
-    async fn decide(&self, mut jobs: Vec<Job>) -> Result<Option<Decided>, Vec<Job>> {
-        let mut world = World::over_a_store(Arc::clone(&self.namespace), self.retention);
-        for job in &jobs {
-            job.reads(&mut world);
-        }
-        let plan = world.take_plan();
-        let (mut transaction, head, rows) = match self.heard(self.store.begin(&self.namespace, plan.clone())).await {
-            Ok(opened) => opened,
-            Err(error) => return give_up(jobs, error),
+        let newest = Newest {
+            batch_id: machine::new_id(),
+            head: world.head().clone(),
         };
-        // The epoch of a new commit; rules make tokens of it.
-        world.set_head(Head {
-            epoch: self.store.epoch().max(head.epoch),
-            ..head.clone()
-        });
-        if let Err(error) = world.fill(&plan, rows) {
-            return give_up(jobs, error.into());
-        }
-
-        let mut decided = Vec::with_capacity(jobs.len());
-        for _ in 0..MAX_LOADS {
-            jobs = decide_each(jobs, &mut world, &mut decided);
-            if jobs.is_empty() {
-                return Ok(Some(Decided {
-                    jobs: decided,
-                    rest: jobs,
-                    world,
-                    before: head,
-                    transaction,
-                }));
+        let save = world.save(&newest.batch_id);
+        let commit = Arc::new(world.commit());
+        world.settle();
+        let (saved, ahead) = self.save(save, way, world, &newest, care).await;
+        match saved {
+            Ok(()) => {
+                self.remembering.committed(&newest.head);
+                self.owed = Some(Owed { commit, jobs });
+                if ahead.is_empty() {
+                    self.pay();
+                    self.remembering.keep(ahead.world, newest);
+                    return Ok(Next::of(rest));
+                }
+                let ahead = Some((ahead, newest));
+                Ok(Next { rest, ahead })
             }
-            let plan = world.take_plan();
-            let loaded = match transaction.load(plan.clone()).await {
-                Ok(rows) => world.fill(&plan, rows).map_err(StoreError::from),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = loaded {
-                jobs.extend(without_outcomes(decided));
-                return give_up(jobs, error);
-            }
+            Err(error) => self.not_saved(error, jobs, rest.into_iter().chain(ahead.into_jobs()).collect(), care),
         }
-        if decided.is_empty() {
-            tracing::error!(namespace = %self.namespace, jobs = jobs.len(), "jobs ask for more rows without end");
-            decided.extend(jobs.drain(..).map(|job| (job, Err(internal()))));
-        }
-        Ok(Some(Decided {
-            jobs: decided,
-            rest: jobs,
-            world,
-            before: head,
-            transaction,
-        }))
     }
+
+    /// What becomes of the jobs of a batch that was not saved, and of those behind them.
+    fn not_saved(&mut self, error: NotSaved, jobs: Vec<Outcome>, behind: Vec<Job>, care: Care) -> Result<Next, Failed> {
+        match error {
+            NotSaved::Overtaken => {
+                self.remembering.was_wrong();
+                Err(Failed::again(
+                    without_outcomes(jobs).into_iter().chain(behind).collect(),
+                ))
+            }
+            NotSaved::Error(StoreError::Refused(cause)) => {
+                if care == Care::Careful {
+                    tracing::error!(namespace = %self.namespace, %cause, jobs = jobs.len(), "the store refused a batch");
+                }
+                Err(Failed {
+                    jobs: without_outcomes(jobs).into_iter().chain(behind).collect(),
+                    refused: Some(cause),
+                })
+            }
+            NotSaved::Error(error) => {
+                fail(without_outcomes(jobs), &error);
+                Ok(Next::of(behind))
+            }
+        }
+    }
+
+    /// Saves what a batch has changed. Meanwhile answers the batch before it, and decides what comes on the world that it leaves.
+    async fn save(
+        &mut self,
+        save: Save,
+        way: Way,
+        world: World,
+        newest: &Newest,
+        care: Care,
+    ) -> (Result<(), NotSaved>, Deciding) {
+        let mut ahead = Deciding::new(world, Care::Hopeful);
+        let (store, gap, namespace) = (self.store.clone(), self.gap.clone(), Arc::clone(&self.namespace));
+        let mut flight = pin!(heard(&gap, send(&store, &namespace, save, way)));
+        // It is under way before anything else is done.
+        let mut landed = match futures::poll!(&mut flight) {
+            Poll::Ready(saved) => Some(saved),
+            Poll::Pending => None,
+        };
+        self.pay();
+        let until = Instant::now() + AHEAD;
+        let mut takes = care == Care::Hopeful;
+        let saved = loop {
+            if let Some(saved) = landed.take() {
+                break saved;
+            }
+            takes &= ahead.plan.is_empty() && ahead.decided.len() < MAX_BATCH && ahead.bytes < MAX_BATCH_BYTES;
+            let Some(head) = self.remembering.now_after(&newest.head).filter(|_| takes) else {
+                break flight.await;
+            };
+            crate::select! {
+                saved = &mut flight => landed = Some(saved),
+                () = tokio::time::sleep_until(until) => takes = false,
+                jobs = self.queue.more() => self.decide_ahead(&mut ahead, jobs, &head),
+            }
+        };
+        let saved = saved.map(|told| told.into_iter().for_each(|time| self.remembering.told(time)));
+        (saved, ahead)
+    }
+
+    /// Lets jobs decide on the world of a batch that is being committed.
+    fn decide_ahead(&self, ahead: &mut Deciding, jobs: Vec<Job>, head: &Head) {
+        match ahead.is_empty() {
+            true => ahead.world.set_head(self.next_head(head)),
+            false => ahead.world.set_now(head.now),
+        }
+        ahead.take_in(wanted(jobs));
+        if ahead.plan.is_empty() {
+            ahead.decide_each();
+        }
+    }
+
+    /// Lets the jobs decide: on what is remembered, if that has all that they read, else in a transaction. A refusal too is answered
+    /// after the commit: it may rest on what an earlier job of the batch decided.
+    async fn decide(&mut self, start: Start, care: Care) -> Result<Option<Decided>, Failed> {
+        let (mut batch, newest) = match start {
+            Start::Ahead(batch, newest) => (batch, newest),
+            Start::Jobs(jobs) => {
+                let remembered = self.remembering.take().filter(|_| care == Care::Hopeful);
+                let Some((world, newest)) = remembered else {
+                    let mut batch = Deciding::new(self.new_world(), care);
+                    batch.take_in(jobs);
+                    return self.decide_in_a_transaction(batch, None).await;
+                };
+                let mut batch = Deciding::new(world, care);
+                batch.take_in(jobs);
+                (batch, newest)
+            }
+        };
+        if batch.plan.is_empty()
+            && let Some(head) = self.remembering.now_after(&newest.head)
+        {
+            match batch.decided.is_empty() {
+                true => batch.world.set_head(self.next_head(&head)),
+                false => batch.world.set_now(head.now),
+            }
+            batch.decide_each();
+            if batch.jobs.is_empty() {
+                return Ok(Some(batch.done(newest.head, Way::After(newest.batch_id))));
+            }
+        }
+        self.decide_in_a_transaction(batch, Some(newest.head)).await
+    }
+
+    /// Opens a transaction and lets the jobs decide that have not. If what was remembered is not so any more, all decide anew.
+    async fn decide_in_a_transaction(
+        &mut self,
+        mut batch: Deciding,
+        remembered: Option<Head>,
+    ) -> Result<Option<Decided>, Failed> {
+        self.pay();
+        let plan = std::mem::take(&mut batch.plan);
+        let begun = heard(&self.gap, self.store.begin(&self.namespace, plan.clone())).await;
+        let (mut transaction, head, rows) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return batch.give_up(error),
+        };
+        self.remembering.told(head.now);
+        let mut loaded = Some((plan, rows));
+        if remembered.is_some_and(|remembered| !is_still(&remembered, &head)) {
+            self.remembering.was_wrong();
+            let care = batch.care;
+            let jobs = batch.into_jobs();
+            batch = Deciding::new(self.new_world(), care);
+            batch.take_in(jobs);
+            loaded = None;
+        }
+        match batch.decided.is_empty() {
+            true => batch.world.set_head(self.next_head(&head)),
+            false => batch.world.set_now(head.now),
+        }
+        for _ in 0..MAX_LOADS {
+            let (plan, rows) = match loaded.take() {
+                Some(loaded) => loaded,
+                None => {
+                    let plan = std::mem::take(&mut batch.plan);
+                    match transaction.load(plan.clone()).await {
+                        Ok(rows) => (plan, rows),
+                        Err(error) => return batch.give_up(error),
+                    }
+                }
+            };
+            if let Err(error) = batch.world.fill(&plan, rows) {
+                return batch.give_up(error.into());
+            }
+            batch.decide_each();
+            if batch.jobs.is_empty() {
+                return Ok(Some(batch.done(head, Way::Transaction(transaction))));
+            }
+        }
+        if batch.decided.is_empty() {
+            tracing::error!(namespace = %self.namespace, jobs = batch.jobs.len(), "jobs ask for more rows without end");
+            let jobs = std::mem::take(&mut batch.jobs);
+            batch.decided.extend(jobs.into_iter().map(|job| (job, Err(internal()))));
+        }
+        Ok(Some(batch.done(head, Way::Transaction(transaction))))
+    }
+
+    fn new_world(&self) -> World {
+        World::over_a_store(Arc::clone(&self.namespace), self.retention)
+    }
+
+    /// The head of a new commit, with the epoch that rules make tokens of.
+    fn next_head(&self, stored: &Head) -> Head {
+        Head {
+            epoch: self.store.epoch().max(stored.epoch),
+            ..stored.clone()
+        }
+    }
+}
+
+/// Why a batch was not saved.
+enum NotSaved {
+    /// What it was decided on is not known to be so any more. Nothing was changed.
+    Overtaken,
+    Error(StoreError),
+}
+
+/// Waits for the store. If it was silent for long, clients could not make themselves heard: that is a gap, which is noted before any
+/// job decides on what it means that somebody was not heard of.
+async fn heard<T>(gap: &Gap, operation: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let outcome = operation.await;
+    if began.elapsed() > SILENCE {
+        gap.store_was_silent();
+    }
+    outcome
+}
+
+/// Sends what a batch has changed; tells the store's time, if that was told.
+async fn send(store: &Store, namespace: &str, save: Save, way: Way) -> Result<Option<Time>, NotSaved> {
+    match way {
+        Way::Transaction(transaction) => {
+            let committed = transaction.commit(save).await;
+            committed.map(|()| None).map_err(NotSaved::Error)
+        }
+        Way::After(newest) => match store.append(namespace, &newest, save).await {
+            Ok(time) => Ok(Some(time)),
+            Err(StoreError::Unavailable(cause)) => {
+                tracing::debug!(%namespace, %cause, "a batch has to be decided again");
+                Err(NotSaved::Overtaken)
+            }
+            Err(error) => Err(NotSaved::Error(error)),
+        },
+    }
+}
+
+/// Jobs without those that nobody waits for any more.
+fn wanted(jobs: Vec<Job>) -> Vec<Job> {
+    let now = Instant::now();
+    let mut wanted = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        if job.is_late(now) {
+            job.answer(Err(Refusal::new(
+                Reason::DeadlineExceeded,
+                "the deadline passed in the queue",
+            )));
+        } else if !job.is_given_up() {
+            wanted.push(job);
+        }
+    }
+    wanted
+}
+
+fn jobs_of(ahead: Option<(Deciding, Newest)>) -> Vec<Job> {
+    ahead.map(|(batch, _)| batch.into_jobs()).unwrap_or_default()
 }
 
 /// Numbers the batch, and notes its epoch where it is a new one.
@@ -232,63 +420,6 @@ fn sign(world: &mut World, before: &Head) {
         batch,
         ..world.head().clone()
     });
-}
-
-/// Answers jobs whose outcomes are committed.
-fn answer(jobs: Vec<(Job, Result<(), Refusal>)>, head: &Head) {
-    for (job, outcome) in jobs {
-        job.answer(outcome.map(|()| head));
-    }
-}
-
-fn without_outcomes(jobs: Vec<(Job, Result<(), Refusal>)>) -> Vec<Job> {
-    jobs.into_iter().map(|(job, _)| job).collect()
-}
-
-/// Lets each job decide in turn; returns those that need rows that are not loaded.
-fn decide_each(jobs: Vec<Job>, world: &mut World, decided: &mut Vec<(Job, Result<(), Refusal>)>) -> Vec<Job> {
-    let mut unfinished = Vec::new();
-    for mut job in jobs {
-        let mark = world.mark();
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| job.decide(world)));
-        match outcome {
-            Ok(Ok(())) => decided.push((job, Ok(()))),
-            Ok(Err(Halt::Load)) => {
-                world.undo_to(mark);
-                unfinished.push(job);
-            }
-            Ok(Err(Halt::Refuse(refusal))) => {
-                world.undo_to(mark);
-                decided.push((job, Err(refusal)));
-            }
-            Err(panic) => {
-                world.undo_to(mark);
-                let cause = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                let cause = cause.or_else(|| panic.downcast_ref::<String>().cloned());
-                tracing::error!(cause = cause.as_deref().unwrap_or("unknown"), "a rule panicked");
-                decided.push((job, Err(internal())));
-            }
-        }
-    }
-    unfinished
-}
-
-/// A batch that cannot go on: back to the caller if the store refused it, else answered.
-fn give_up(jobs: Vec<Job>, error: StoreError) -> Result<Option<Decided>, Vec<Job>> {
-    if let StoreError::Refused(cause) = &error {
-        tracing::error!(%cause, jobs = jobs.len(), "the store refused to read for a batch");
-        return Err(jobs);
-    }
-    fail(jobs, &error);
-    Ok(None)
-}
-
-fn fail(jobs: Vec<Job>, error: &StoreError) {
-    tracing::warn!(%error, jobs = jobs.len(), "a batch failed");
-    let refusal = refusal_of(error);
-    for job in jobs {
-        job.answer(Err(refusal.clone()));
-    }
 }
 
 /// What a client is told of a store's failure: never the driver's words.

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::RequestRecord;
 use super::queue::Urgency;
-use super::table::Decision;
+use super::table::{Decision, Halt};
 use super::world::World;
 use crate::error::{Reason, Refusal};
 use crate::machine::{self, Instant};
@@ -37,6 +37,12 @@ pub struct Request {
     pub request_id: String,
     /// What the request said, hashed: a repetition says the same.
     pub fingerprint: Bytes,
+}
+
+impl Request {
+    fn key(&self) -> (String, String) {
+        (self.method.to_owned(), self.request_id.clone())
+    }
 }
 
 impl Call {
@@ -152,10 +158,12 @@ where
     T: serde::Serialize + serde::de::DeserializeOwned,
     D: FnMut(&mut World) -> Decision<T>,
 {
-    /// The stored answer, if this request was answered before.
+    /// The stored answer, if this request is known to have been answered before.
     fn stored_answer(&self, request: &Request, world: &mut World) -> Decision<Option<Decided<T>>> {
-        let key = (request.method.to_owned(), request.request_id.clone());
-        let Some(record) = world.requests.get(&key)? else {
+        if world.requests.is_unknown(&request.key()) {
+            return Ok(None);
+        }
+        let Some(record) = world.requests.get(&request.key())? else {
             return Ok(None);
         };
         if record.fingerprint != request.fingerprint {
@@ -183,9 +191,7 @@ where
 {
     fn reads(&self, world: &mut World) {
         if let Some(request) = &self.request {
-            world
-                .requests
-                .want(&(request.method.to_owned(), request.request_id.clone()));
+            world.want_request(&request.key());
         }
         (self.reads)(world);
     }
@@ -196,9 +202,16 @@ where
                 self.decided = Some(decided);
                 return Ok(());
             }
-            let answer = (self.decide)(world)?;
+            let answer = match (self.decide)(world) {
+                // What it asks for may have been refused only because it was done before.
+                Err(Halt::Refuse(_)) if world.requests.is_unknown(&request.key()) => {
+                    world.requests.want(&request.key());
+                    return Err(Halt::Load);
+                }
+                decided => decided?,
+            };
             let position = world.head().position;
-            world.requests.put(RequestRecord {
+            world.requests.add(RequestRecord {
                 method: request.method.to_owned(),
                 request_id: request.request_id,
                 fingerprint: request.fingerprint,

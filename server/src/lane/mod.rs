@@ -8,8 +8,10 @@
 //! again job by job, so that only the guilty one fails. A store that is not available fails the batch with UNAVAILABLE: nothing was
 //! changed. Lanes start on demand and stop when idle.
 
+mod batch;
 mod hall;
 mod job;
+mod memory;
 mod queue;
 pub mod store;
 mod table;

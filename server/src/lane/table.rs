@@ -4,6 +4,9 @@
 //! [`Halt::Load`]; the lane loads it and runs the rule again. A selection knows up to which place of the index every stored row is
 //! loaded, and sees the rows that earlier jobs of the batch changed; beyond that place it asks for more. One that begins far inside an
 //! index loads from there on.
+//!
+//! A table can outlive its batch: once that is committed, what is known here is what is stored ([`WorkTable::settle`]). That nobody else
+//! has changed anything since is for the lane to make sure of.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 
 use crate::error::Refusal;
 use crate::machine::{HashMap, HashSet};
-use crate::store::row::{Corrupt, Key, Row, Value};
+use crate::store::row::{Corrupt, Index, Key, Row, Value};
 use crate::store::{Selection, TablePlan, TableRows, TableSave};
 
 /// How many rows a selection loads beyond what it was asked for, to spare the next job a round trip.
@@ -19,6 +22,9 @@ const READ_AHEAD: usize = 8;
 /// A selection that has to load more loads as many as it has, so that a batch whose jobs each take the first row needs few round trips;
 /// at most this many.
 const MAX_READ_AHEAD: usize = 1_024;
+
+/// A table that is kept for the next batch knows at most so many keys, and prefixes of indexes; then it begins anew.
+const MAX_KEPT: usize = 2_048;
 
 /// Why a rule did not finish.
 #[derive(Debug)]
@@ -50,6 +56,8 @@ struct Slot<R> {
 enum Stored<R> {
     Present(Arc<R>),
     Absent,
+    /// Nothing, if all is well: the store is not asked, and refuses the row if that is wrong.
+    Assumed,
     Unknown,
 }
 
@@ -75,8 +83,8 @@ type Place = (Vec<Value>, Vec<Value>);
 /// One table of the working set.
 pub struct WorkTable<R: Row> {
     slots: HashMap<R::Key, Slot<R>>,
-    /// For each index the known rows, in order.
-    indexes: Vec<BTreeMap<Place, R::Key>>,
+    /// For each index that was selected from the known rows, in order.
+    indexes: Vec<Option<BTreeMap<Place, R::Key>>>,
     /// By the place that each begins after; the empty one is the beginning.
     stretches: HashMap<(usize, Vec<Value>), BTreeMap<Vec<Value>, Stretch>>,
     wanted_keys: HashSet<R::Key>,
@@ -93,7 +101,7 @@ impl<R: Row> WorkTable<R> {
     pub(super) fn new(whole: bool) -> WorkTable<R> {
         WorkTable {
             slots: HashMap::default(),
-            indexes: R::TABLE.indexes.iter().map(|_| BTreeMap::new()).collect(),
+            indexes: R::TABLE.indexes.iter().map(|_| None).collect(),
             stretches: HashMap::default(),
             wanted_keys: HashSet::default(),
             wanted_selections: Vec::new(),
@@ -180,8 +188,9 @@ impl<R: Row> WorkTable<R> {
                 }
             },
         };
+        let loaded = stretch.map_or(0, |stretch| stretch.loaded);
         let end = match stretch.map(|stretch| &stretch.reach) {
-            Some(Reach::UpTo(end)) => Some(end),
+            Some(Reach::UpTo(end)) => Some(end.clone()),
             _ => None,
         };
         let from = match after {
@@ -189,17 +198,17 @@ impl<R: Row> WorkTable<R> {
             None => Bound::Included((prefix.to_vec(), Vec::new())),
         };
         let mut found = Vec::new();
-        for ((row_prefix, place), key) in self.indexes[index].range((from, Bound::Unbounded)) {
-            if row_prefix != prefix || end.is_some_and(|end| place > end) || found.len() == limit {
+        let rows = self.indexes[index].get_or_insert_with(|| index_of(&self.slots, &R::TABLE.indexes[index]));
+        for ((row_prefix, place), key) in rows.range((from, Bound::Unbounded)) {
+            if row_prefix != prefix || end.as_ref().is_some_and(|end| place > end) || found.len() == limit {
                 break;
             }
             let row = self.slots[key].row.as_ref();
             found.push(Arc::clone(row.expect("an index holds rows that exist")));
         }
-        match (stretch, end) {
-            (Some(stretch), Some(end)) if found.len() < limit => {
-                let ahead = stretch.loaded.clamp(READ_AHEAD, MAX_READ_AHEAD);
-                let (end, more) = (end.clone(), limit - found.len() + ahead);
+        match end {
+            Some(end) if found.len() < limit => {
+                let more = limit - found.len() + loaded.clamp(READ_AHEAD, MAX_READ_AHEAD);
                 self.want_selection(index, prefix.to_vec(), Some(end), more);
                 Err(Halt::Load)
             }
@@ -215,6 +224,45 @@ impl<R: Row> WorkTable<R> {
         }
     }
 
+    /// Whether it is not known if there is a row with this key.
+    pub fn is_unknown(&self, key: &R::Key) -> bool {
+        !self.whole && !self.slots.contains_key(key)
+    }
+
+    /// Makes a new row of a key that is free, as far as is known. If it is not, the store refuses the batch.
+    pub fn add(&mut self, row: R) {
+        let key = row.key();
+        let is_unknown = self.is_unknown(&key);
+        self.set(key.clone(), Some(Arc::new(row)));
+        if is_unknown && let Some(slot) = self.slots.get_mut(&key) {
+            slot.stored = Stored::Assumed;
+        }
+    }
+
+    /// Says that a key is free: it was just made, and nobody else can have used it.
+    pub fn know_free(&mut self, key: &R::Key) {
+        if self.is_unknown(key) {
+            let slot = Slot {
+                row: None,
+                changed: false,
+                stored: Stored::Absent,
+            };
+            self.slots.insert(key.clone(), slot);
+        }
+    }
+
+    /// Says that there is no row under a prefix of an index: a value in it was just made, and nobody else can have used it.
+    pub fn know_empty(&mut self, index: usize, prefix: Vec<Value>) {
+        if !self.whole {
+            let stretch = Stretch {
+                reach: Reach::End,
+                loaded: 0,
+            };
+            let stretches = self.stretches.entry((index, prefix)).or_default();
+            stretches.entry(Vec::new()).or_insert(stretch);
+        }
+    }
+
     /// Makes the key free.
     pub fn remove(&mut self, key: &R::Key) {
         if !matches!(self.slots.get(key), Some(slot) if slot.row.is_none()) {
@@ -224,10 +272,18 @@ impl<R: Row> WorkTable<R> {
 
     /// Every row that is known, in the order of their keys. Of a whole table that is every row there is.
     pub fn known(&self) -> Vec<Arc<R>> {
-        self.indexes[0]
-            .values()
-            .filter_map(|key| self.slots[key].row.clone())
-            .collect()
+        let mut known: Vec<_> = self
+            .slots
+            .iter()
+            .filter_map(|(key, slot)| Some((key, slot.row.clone()?)))
+            .collect();
+        known.sort_unstable_by_key(|(key, _)| *key);
+        known.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// Every row that is known, in no order.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Arc<R>> {
+        self.slots.values().filter_map(|slot| slot.row.as_ref())
     }
 
     fn set(&mut self, key: R::Key, row: Option<Arc<R>>) {
@@ -240,7 +296,7 @@ impl<R: Row> WorkTable<R> {
         self.undo.push((key, before));
     }
 
-    /// Makes a row the one that is now, and keeps the indexes in step.
+    /// Makes a row the one that is now, and keeps the indexes in step that there are.
     fn replace(&mut self, key: &R::Key, row: Option<Arc<R>>, changed: bool) {
         let stored = if self.whole { Stored::Absent } else { Stored::Unknown };
         let slot = self.slots.entry(key.clone()).or_insert(Slot {
@@ -251,6 +307,7 @@ impl<R: Row> WorkTable<R> {
         slot.changed = changed;
         let old = std::mem::replace(&mut slot.row, row.clone());
         for (index, rows) in R::TABLE.indexes.iter().zip(&mut self.indexes) {
+            let Some(rows) = rows else { continue };
             let old_place = old.as_ref().and_then(|row| row.place(index));
             let new_place = row.as_ref().and_then(|row| row.place(index));
             if old_place != new_place {
@@ -369,15 +426,39 @@ impl<R: Row> WorkTable<R> {
 
     /// The rows that changed, with nothing for those that are gone.
     pub(super) fn changed(&self) -> impl Iterator<Item = (&R::Key, Option<&Arc<R>>)> {
-        self.slots
-            .iter()
-            .filter(|(_, slot)| slot.changed)
-            .map(|(key, slot)| (key, slot.row.as_ref()))
+        self.changed_slots().map(|(key, slot)| (key, slot.row.as_ref()))
+    }
+
+    fn changed_slots(&self) -> impl Iterator<Item = (&R::Key, &Slot<R>)> {
+        // Of each key the first change has nothing before it.
+        let first = self.undo.iter().filter(|(_, before)| before.is_none());
+        first.map(|(key, _)| (key, &self.slots[key]))
+    }
+
+    /// Once the batch is committed: what is known here is what is stored.
+    pub(super) fn settle(&mut self) {
+        if self.slots.len().max(self.stretches.len()) > MAX_KEPT {
+            return self.clear();
+        }
+        for (key, _) in std::mem::take(&mut self.undo) {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.changed = false;
+                slot.stored = match &slot.row {
+                    Some(row) => Stored::Present(Arc::clone(row)),
+                    None => Stored::Absent,
+                };
+            }
+        }
+    }
+
+    /// Knows nothing any more.
+    pub(super) fn clear(&mut self) {
+        *self = WorkTable::new(self.whole);
     }
 
     /// What is to be saved, in the order of the keys.
     pub(super) fn save(&self) -> Option<TableSave> {
-        let mut changed: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.changed).collect();
+        let mut changed: Vec<_> = self.changed_slots().collect();
         if changed.is_empty() {
             return None;
         }
@@ -390,13 +471,20 @@ impl<R: Row> WorkTable<R> {
         };
         for (key, slot) in changed {
             match (&slot.row, &slot.stored) {
-                (Some(row), Stored::Absent) => save.inserts.push(row.columns()),
+                (Some(row), Stored::Absent | Stored::Assumed) => save.inserts.push(row.columns()),
                 (Some(row), _) => save.upserts.push(row.columns()),
-                (None, Stored::Absent) => {}
+                (None, Stored::Absent | Stored::Assumed) => {}
                 (None, _) => save.deletes.push(key.columns()),
             }
         }
         let empty = save.inserts.is_empty() && save.upserts.is_empty() && save.deletes.is_empty();
         (!empty).then_some(save)
     }
+}
+
+/// An index of rows that are known.
+fn index_of<R: Row>(slots: &HashMap<R::Key, Slot<R>>, index: &Index) -> BTreeMap<Place, R::Key> {
+    let rows = slots.iter().filter_map(|(key, slot)| Some((key, slot.row.as_ref()?)));
+    rows.filter_map(|(key, row)| Some((row.place(index)?, key.clone())))
+        .collect()
 }

@@ -58,6 +58,26 @@ impl Things {
         table.fill(&plan, rows).expect("rows of its own");
     }
 
+    /// Saves what a table has changed.
+    fn save(&mut self, table: &WorkTable<Thing>) {
+        let Some(save) = table.save() else { return };
+        for columns in save.inserts {
+            let thing = Thing::from_columns(columns).expect("rows of its own");
+            let before = self.0.insert(thing.id.clone(), thing);
+            assert!(before.is_none(), "an insert of a row that exists");
+        }
+        for columns in save.upserts {
+            let thing = Thing::from_columns(columns).expect("rows of its own");
+            self.0.insert(thing.id.clone(), thing);
+        }
+        for key in save.deletes {
+            let Value::Text(id) = &key[0] else {
+                panic!("ids are text")
+            };
+            self.0.remove(id);
+        }
+    }
+
     /// What a rule sees, loading as often as it needs.
     fn see<T>(&self, table: &mut WorkTable<Thing>, mut rule: impl FnMut(&mut WorkTable<Thing>) -> Decision<T>) -> T {
         for _ in 0..100 {
@@ -97,6 +117,8 @@ enum Step {
     /// The steps since the last of these are undone.
     Undo,
     Keep,
+    /// What was changed is saved, and the table kept for the next batch.
+    Settle,
 }
 
 fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
@@ -112,6 +134,7 @@ fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
         1 => (0..3i64, 1..4usize).prop_map(|(group, limit)| Step::WantFirst(group, limit)),
         1 => Just(Step::Undo),
         1 => Just(Step::Keep),
+        2 => Just(Step::Settle),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -130,7 +153,7 @@ fn stored() -> impl proptest::strategy::Strategy<Value = Things> {
 
 proptest! {
     #[test]
-    fn the_working_set_sees_what_a_full_scan_sees(store in stored(), steps in steps()) {
+    fn the_working_set_sees_what_a_full_scan_sees(mut store in stored(), steps in steps()) {
         let mut table = WorkTable::<Thing>::new(false);
         let mut truth = store.clone();
         let mut mark = (table.mark(), truth.clone());
@@ -169,28 +192,37 @@ proptest! {
                     truth = mark.1.clone();
                 }
                 Step::Keep => mark = (table.mark(), truth.clone()),
+                Step::Settle => {
+                    store.save(&table);
+                    prop_assert_eq!(&store.0, &truth.0);
+                    table.settle();
+                    prop_assert_eq!(table.changed().count(), 0);
+                    mark = (table.mark(), truth.clone());
+                }
             }
         }
         let all = store.see(&mut table, |table| table.select(Thing::PRIMARY, &[], 100));
         prop_assert_eq!(all.iter().map(|thing| &**thing).collect::<Vec<_>>(), truth.0.values().collect::<Vec<_>>());
 
         // What is saved makes the store what it should be.
-        let mut saved = store.clone();
-        if let Some(save) = table.save() {
-            for columns in save.inserts {
-                let thing = Thing::from_columns(columns).unwrap();
-                prop_assert!(saved.0.insert(thing.id.clone(), thing).is_none(), "an insert of a row that exists");
-            }
-            for columns in save.upserts {
-                let thing = Thing::from_columns(columns).unwrap();
-                saved.0.insert(thing.id.clone(), thing);
-            }
-            for key in save.deletes {
-                let Value::Text(id) = &key[0] else { panic!("ids are text") };
-                saved.0.remove(id);
-            }
-        }
-        prop_assert_eq!(saved.0, truth.0);
+        store.save(&table);
+        prop_assert_eq!(store.0, truth.0);
+    }
+
+    #[test]
+    fn a_row_that_is_assumed_to_be_new_is_inserted(store in stored(), id in "[a-l]") {
+        let mut table = WorkTable::<Thing>::new(false);
+        let thing = Thing { id: id.clone(), group: None, rank: 9 };
+        let mark = table.mark();
+        table.add(thing.clone());
+        table.undo_to(mark);
+        prop_assert!(table.is_unknown(&id));
+        table.add(thing);
+        prop_assert_eq!(table.save().unwrap().inserts.len(), 1);
+        // Whether it is there already is seen only once it was undone.
+        table.undo_to(mark);
+        let seen = store.see(&mut table, |table| table.get(&id));
+        prop_assert_eq!(seen.as_deref(), store.0.get(&id));
     }
 }
 

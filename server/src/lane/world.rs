@@ -12,6 +12,7 @@ use crate::error::Refusal;
 use crate::events::{Draft, Event, EventIdRecord};
 use crate::locks::{Lock, Waiter};
 use crate::machine::HashMap;
+use crate::payload::Payload;
 use crate::registry::{Agent, Offer};
 use crate::sessions::{BeatRecord, Session};
 use crate::state::{Document, Version};
@@ -20,6 +21,18 @@ use crate::store::{Head, Note, Plan, Rows, Save, TOKEN_COUNTER_BITS, TablePlan, 
 use crate::tasks::{Queue, StoredPayload, Task};
 use crate::time::Time;
 use crate::workflows::{Item, StepDefinition, StepRecord, Stretch, Transition, Workflow};
+
+/// Whether a request is taken for a new one until something speaks against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Care {
+    /// It is: a repetition is found when its answer cannot be stored beside the first, or when it is about to be refused.
+    Hopeful,
+    /// It is looked up first.
+    Careful,
+}
+
+/// Documents are kept for the next batch while their payloads have no more bytes than this.
+const MAX_KEPT_BYTES: usize = 4 << 20;
 
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident: $row:ty),+ $(,)?) => {
@@ -30,6 +43,7 @@ macro_rules! tables {
             pub namespace: Arc<str>,
             /// How long things are kept.
             retention: Retention,
+            care: Care,
             /// The head as it is with what was decided so far.
             head: Head,
             events: Vec<Arc<Event>>,
@@ -47,6 +61,7 @@ macro_rules! tables {
                     $($table: WorkTable::new(whole),)+
                     namespace,
                     retention,
+                    care: Care::Careful,
                     head,
                     events: Vec::new(),
                     trims: Vec::new(),
@@ -93,6 +108,16 @@ macro_rules! tables {
 
             fn has_changed_rows(&self) -> bool {
                 $(self.$table.changed().next().is_some())||+
+            }
+
+            /// Makes the tables those of the next batch, once this one is committed.
+            fn settle_tables(&mut self, trims: &[Trim]) {
+                $(
+                    self.$table.settle();
+                    if trims.iter().any(|trim| trim.table == <$row as Row>::TABLE) {
+                        self.$table.clear();
+                    }
+                )+
             }
 
             fn saves(&self) -> Vec<TableSave> {
@@ -181,9 +206,25 @@ impl World {
         }
     }
 
-    /// Moves the time of a whole world on.
+    /// Moves the time on.
     pub fn set_now(&mut self, now: Time) {
         self.head.now = self.head.now.max(now);
+    }
+
+    pub(super) fn set_care(&mut self, care: Care) {
+        self.care = care;
+    }
+
+    /// Whether a rule should say beforehand that it will look for an earlier answer to a request.
+    pub fn is_careful(&self) -> bool {
+        self.care == Care::Careful
+    }
+
+    /// Says before a rule runs that it will look for the answer to a request, if it is not taken for a new one.
+    pub fn want_request(&mut self, key: &(String, String)) {
+        if self.is_careful() {
+            self.requests.want(key);
+        }
     }
 
     pub(super) fn set_head(&mut self, head: Head) {
@@ -294,9 +335,9 @@ impl World {
     }
 
     /// What is told to the tail once it is saved.
-    pub(super) fn into_commit(self) -> Commit {
+    pub(super) fn commit(&self) -> Commit {
         let next_due = self.next_due();
-        let mut commit = Commit::new(self.namespace, &self.head, self.events);
+        let mut commit = Commit::new(Arc::clone(&self.namespace), &self.head, self.events.clone());
         fn rows<R: Row>(table: &WorkTable<R>) -> HashMap<R::Key, Option<Arc<R>>> {
             table.changed().map(|(key, row)| (key.clone(), row.cloned())).collect()
         }
@@ -310,6 +351,27 @@ impl World {
         commit.next_due = next_due;
         commit.own = true;
         commit
+    }
+
+    /// Becomes the world that the next batch begins with, once this one is committed: it knows what was loaded and what was changed.
+    ///
+    /// It does not know what is large, what is hardly needed twice, and what is also written beside the lane.
+    pub(super) fn settle(&mut self) {
+        self.events.clear();
+        let trims = std::mem::take(&mut self.trims);
+        self.settle_tables(&trims);
+        self.requests.clear();
+        self.event_ids.clear();
+        self.beats.clear();
+        self.versions.clear();
+        self.payloads.clear();
+        self.definitions.clear();
+        self.stretches.clear();
+        self.transitions.clear();
+        let payloads = self.documents.rows().filter_map(|row| row.payload.as_ref());
+        if payloads.map(Payload::len).sum::<usize>() > MAX_KEPT_BYTES {
+            self.documents.clear();
+        }
     }
 
     /// When the earliest of the changed rows wants to be looked at again.

@@ -26,7 +26,9 @@ use crate::tasks::{Task, TaskState};
 
 pub use acquire::{Acquire, Acquired, acquire, want_acquire};
 pub use queue::{Left, abandon, leave, take, waiter_due};
-pub use release::{Release, Renewal, end_of_attempt, end_of_session, lock_due, release, renew, want_release};
+pub use release::{
+    Release, Renewal, begin_attempt, end_of_attempt, end_of_session, lock_due, release, renew, want_release,
+};
 
 /// Proof that its bearer holds a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]

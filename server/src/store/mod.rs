@@ -22,12 +22,14 @@ mod step;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::lane::BatchRecord;
 use crate::time::Time;
 pub use epoch::TOKEN_COUNTER_BITS;
 pub use migrations::{Migrating, Steps};
 pub use postgres::Postgres;
-use row::{Row, Table, Value};
+use row::{Key, Row, Table, Value};
 pub use sqlite::Sqlite;
 
 /// The head of a namespace's log. Whoever has it locked decides for the namespace.
@@ -160,6 +162,13 @@ pub struct Note {
     pub changed: Option<String>,
 }
 
+/// How old the time that a batch was decided at may be when it is appended without having been asked for.
+const MAX_DELAY: Duration = Duration::from_secs(3);
+
+fn overtaken() -> StoreError {
+    StoreError::unavailable("another batch came between")
+}
+
 /// The newest batch of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Newest {
@@ -251,6 +260,33 @@ impl Store {
                 Ok((Transaction::Simulated(transaction), head, rows))
             }
         }
+    }
+
+    /// Saves and commits a batch that was decided on what is known from the batch `newest`, if that is the newest still. Tells the store's
+    /// time. One round trip on a shared store.
+    ///
+    /// # Errors
+    /// As for [`Transaction::commit`]; "not available" also if another batch came between, or the batch's time is long past.
+    pub async fn append(&self, namespace: &str, newest: &str, save: Save) -> Result<Time, StoreError> {
+        if let Store::Postgres(store) = self {
+            return store.append(namespace, newest, save).await;
+        }
+        let plan = vec![TablePlan {
+            table: BatchRecord::TABLE,
+            keys: vec![(save.head.batch - 1).columns()],
+            selections: Vec::new(),
+        }];
+        let (transaction, head, rows) = self.begin(namespace, plan).await?;
+        let batches = rows.into_iter().flat_map(|rows| rows.by_key);
+        let batch = batches.map(BatchRecord::from_columns).next().transpose()?;
+        if head.batch + 1 != save.head.batch || batch.is_none_or(|batch| batch.batch_id != newest) {
+            return Err(overtaken());
+        }
+        if head.now.since(save.head.now) > MAX_DELAY {
+            return Err(StoreError::unavailable("the batch comes too late"));
+        }
+        transaction.commit(save).await?;
+        Ok(head.now)
     }
 
     /// Reads what the plan says, in one snapshot, with the head as it is in it.
@@ -361,7 +397,6 @@ impl Store {
 
     /// The rows with these keys that exist, in any order, and the store's time.
     pub async fn get_all_at<R: Row>(&self, namespace: &str, keys: &[R::Key]) -> Result<(Time, Vec<R>), StoreError> {
-        use row::Key;
         let keys = keys.iter().map(Key::columns).collect();
         let plan = vec![TablePlan {
             table: R::TABLE,

@@ -86,7 +86,7 @@ impl Filter {
     pub fn matches(&self, event: &Event) -> bool {
         let is = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|wanted| wanted == value);
         is(&self.causation, &event.causation_id)
-            && is(&self.correlation, &event.correlation_id)
+            && is(&self.correlation, event.correlation_id.as_deref().unwrap_or_default())
             && is(&self.subject, &event.subject)
             && is(&self.target, &event.target_agent)
             && is(&self.source, &event.source_agent)
@@ -138,7 +138,7 @@ pub(super) type FanKey = (FanField, String);
 pub(super) fn keys_of(event: &Event) -> [FanKey; 7] {
     [
         (FanField::Causation, event.causation_id.clone()),
-        (FanField::Correlation, event.correlation_id.clone()),
+        (FanField::Correlation, event.correlation_id.clone().unwrap_or_default()),
         (FanField::Subject, event.subject.clone()),
         (FanField::Target, event.target_agent.clone()),
         (FanField::Source, event.source_agent.clone()),

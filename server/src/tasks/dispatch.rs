@@ -26,7 +26,7 @@ use crate::lane::{Decision, Halt, World};
 use crate::registry::Agent;
 use crate::sessions::Session;
 use crate::store::row::Value;
-use crate::{registry, time::Time};
+use crate::{locks, registry, time::Time};
 pub use look::look;
 use offers::Found;
 pub(super) use offers::another_could;
@@ -54,6 +54,7 @@ fn assign(world: &mut World, mut task: Task, session: &Arc<Session>) -> Decision
     task.state = TaskState::Assigned;
     task.attempt += 1;
     task.attempt_token = format!("{}#{}", task.task_id, world.new_id());
+    locks::rules::begin_attempt(world, &task.attempt_token);
     task.session_id = Some(session.session_id.clone());
     task.agent_id = session.agent_id.clone();
     task.assigned_at = Some(now);

@@ -70,7 +70,10 @@ pub struct Delegation {
 pub fn delegate(world: &mut World, delegation: Delegation) -> Decision<Task> {
     let now = world.now();
     let task_id = if delegation.task_id.is_empty() {
-        world.new_id()
+        let task_id = world.new_id();
+        world.tasks.know_free(&task_id);
+        world.payloads.know_free(&(task_id.clone(), PayloadRole::Input));
+        task_id
     } else {
         let task_id = delegation.task_id.clone();
         if world.tasks.get(&task_id)?.is_some() {

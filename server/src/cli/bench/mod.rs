@@ -103,7 +103,7 @@ fn request<M>(message: M) -> tonic::Request<M> {
 }
 
 fn request_id() -> String {
-    Uuid::new_v4().to_string()
+    Uuid::now_v7().to_string()
 }
 
 /// JSON text of about this many bytes.

@@ -61,10 +61,12 @@ pub fn want_acquire(world: &mut World, wish: &Acquire) {
     world.locks.want(&wish.resource_id);
     want_may_act(world, &wish.session_id, &wish.attempt_token);
     if !wish.request_id.is_empty() && wish.token.is_none() {
-        world.requests.want(&request_key(&wish.request_id));
-        world
-            .waiters
-            .want_first(Waiter::BY_REQUEST, by_request(&wish.resource_id, &wish.request_id), 1);
+        world.want_request(&request_key(&wish.request_id));
+        if world.is_careful() {
+            world
+                .waiters
+                .want_first(Waiter::BY_REQUEST, by_request(&wish.resource_id, &wish.request_id), 1);
+        }
     }
 }
 
@@ -162,11 +164,16 @@ fn repeated(world: &mut World, wish: &Acquire, claim: &Waiter) -> Decision<Optio
         return Ok(None);
     }
     let fingerprint = fingerprint_of_waiter(claim);
-    let record = world.requests.get(&request_key(&claim.request_id))?;
+    let lock = world.locks.get(&claim.resource_id)?;
+    let key = request_key(&claim.request_id);
+    if lock.is_none() && world.requests.is_unknown(&key) {
+        // Nobody holds it nor waits. If the request was granted before, the store will not take a second answer to it.
+        return Ok(None);
+    }
+    let record = world.requests.get(&key)?;
     if record.as_ref().is_some_and(|record| record.fingerprint != fingerprint) {
         return Err(reused(claim).into());
     }
-    let lock = world.locks.get(&claim.resource_id)?;
     if let Some(lock) = lock.filter(|lock| lock.is_held() && lock.request_id == claim.request_id) {
         // Requests are forgotten before long leases end: the lock itself knows its own.
         if fingerprint_of_lock(&lock) != fingerprint {
@@ -276,14 +283,19 @@ impl Grant<'_> {
             .trace(self.traceparent);
         let position = world.emit(draft);
         if !claim.request_id.is_empty() {
-            world.requests.put(RequestRecord {
+            let record = RequestRecord {
                 method: METHOD.to_owned(),
                 request_id: claim.request_id.clone(),
                 fingerprint: fingerprint_of_waiter(claim),
                 answer: lock.token.to_string().into(),
                 position,
                 at: now,
-            });
+            };
+            // Who waited may have been granted something else by the same request meanwhile.
+            match self.waited {
+                true => world.requests.put(record),
+                false => world.requests.add(record),
+            }
         }
         lock
     }

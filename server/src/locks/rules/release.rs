@@ -127,6 +127,12 @@ pub fn end_of_session(world: &mut World, session_id: &str, limit: usize) -> Deci
     Ok(waiters.len() < limit && locks.len() < limit)
 }
 
+/// An attempt begins: it holds nothing.
+pub fn begin_attempt(world: &mut World, attempt_token: &str) {
+    let of_attempt = vec![Value::Text(attempt_token.to_owned())];
+    world.locks.know_empty(Lock::BY_ATTEMPT, of_attempt);
+}
+
 /// Releases what an attempt that has ended holds. Where that is very much, the rest follows when one of the locks is due: at once.
 pub fn end_of_attempt(world: &mut World, attempt_token: &str) -> Decision<()> {
     let of_attempt = [Value::Text(attempt_token.to_owned())];

@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::step::{self, Step, ask};
 use super::{Head, Migrating, Newest, Plan, Rows, Save, Steps, StoreError};
+use crate::time::Time;
 use connection::{Connection, Failure, Target, patiently};
 use lineage::Lineage;
 pub use raw::{Raw, RawSession};
@@ -162,6 +163,14 @@ impl Postgres {
             .await
             .unwrap_or_else(|| Err(StoreError::unavailable("the transaction was not opened")))?;
         Ok((Transaction { steps }, head, rows))
+    }
+
+    pub(super) async fn append(&self, namespace: &str, newest: &str, save: Save) -> Result<Time, StoreError> {
+        let (shared, namespace, newest) = (Arc::clone(&self.shared), namespace.to_owned(), newest.to_owned());
+        let appended = tokio::spawn(async move { transaction::append(&shared, &namespace, &newest, &save).await });
+        // A task that panicked may have sent it.
+        let lost = |_| Err(StoreError::unknown("the commit was not answered"));
+        appended.await.unwrap_or_else(lost)
     }
 
     pub(super) async fn read(&self, namespace: &str, plan: Plan) -> Result<(Head, Rows), StoreError> {

@@ -12,8 +12,8 @@ use super::sql;
 use super::value::{Parameter, read_row};
 use crate::store::action::Action;
 use crate::store::row::{Table, Value};
-use crate::store::{Head, Plan, Rows, Save, Selection, StoreError, TablePlan, TableRows};
-use crate::time::Time;
+use crate::store::{Head, MAX_DELAY, Plan, Rows, Save, Selection, StoreError, TablePlan, TableRows};
+use crate::time::{Time, micros};
 
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 pub(super) const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -34,6 +34,13 @@ pub(super) const READ_HEAD: &str = "\
     FROM (VALUES (true)) AS once (asked) LEFT JOIN LATERAL \
     (SELECT batch, position, first_position, epoch, last_token, at FROM batches WHERE namespace = $1 ORDER BY batch DESC LIMIT 1) \
     AS head ON true";
+
+/// Makes sure that `$2` is the newest batch and that the time `$3` is not long past (`$4`), and tells the time; an error if not. (CASE: what
+/// divides is evaluated only then, and cannot be before.)
+pub(super) const CHECK_HEAD: &str = "\
+    SELECT CASE WHEN newest = $2 AND now - $3 < $4 THEN now ELSE 1 / (now - now) END \
+    FROM (VALUES ((SELECT batch_id FROM batches WHERE namespace = $1 ORDER BY batch DESC LIMIT 1), \
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) AS head (newest, now)";
 
 pub(super) const NAMESPACES: &str = "SELECT namespace FROM heads ORDER BY namespace";
 
@@ -87,6 +94,17 @@ impl<'a> Preparer<'a> {
     /// A statement whose only parameter is the namespace.
     pub(super) async fn head(&self, text: &str) -> Result<Request<'a>, Failure> {
         self.request(text, vec![Parameter::Text(self.namespace)]).await
+    }
+
+    /// Makes sure of what a save was decided on.
+    pub(super) async fn check(&self, newest: &'a str, save: &'a Save) -> Result<Request<'a>, Failure> {
+        let newest = [
+            Parameter::Text(self.namespace),
+            Parameter::Text(newest),
+            Parameter::Int(save.head.now.0),
+            Parameter::Int(micros(MAX_DELAY)),
+        ];
+        self.request(CHECK_HEAD, newest.into()).await
     }
 
     /// Looks for the batch of a save.

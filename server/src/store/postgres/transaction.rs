@@ -9,13 +9,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 
 use super::Shared;
 use super::connection::{Connection, Failure, PATIENCE, PAUSE, goes_on, patiently};
 use super::pipeline::{Pipeline, Request};
 use super::statements::{BEGIN, COMMIT, LOCK_HEAD, MAKE_HEAD, NO_TIMEOUT, Preparer, READ_HEAD, read_head, read_plan};
 use crate::store::step::{Reply, Step};
-use crate::store::{Head, Plan, Rows, Save, StoreError};
+use crate::store::{Head, Plan, Rows, Save, StoreError, overtaken};
+use crate::time::Time;
 
 /// How long an open transaction may do nothing. The server ends one that does nothing for longer.
 const MAX_SILENCE: Duration = Duration::from_millis(2_500);
@@ -144,7 +146,7 @@ async fn commit(shared: &Shared, connection: Connection, namespace: &str, save: 
         return Err(outdated());
     }
     match send_commit(&connection, &requests).await {
-        Outcome::Committed => {
+        Outcome::Committed(_) => {
             drop(requests);
             connection.release();
             Ok(())
@@ -161,9 +163,53 @@ async fn commit(shared: &Shared, connection: Connection, namespace: &str, save: 
     }
 }
 
+/// Saves and commits a batch in one round trip, if what it was decided on is so still.
+pub(super) async fn append(shared: &Shared, namespace: &str, newest: &str, save: &Save) -> Result<Time, StoreError> {
+    let connection = patiently(async || Connection::get(&shared.writers).await).await?;
+    if !shared.lineage.trusts(connection.made()) {
+        return Err(outdated());
+    }
+    let requests = match prepare_append(&shared.preparer(&connection, namespace), newest, save).await {
+        Ok(requests) => requests,
+        Err(failure) => return Err(give_up(connection, failure).await.into()),
+    };
+    match send_commit(&connection, &requests).await {
+        Outcome::Committed(answers) => {
+            drop(requests);
+            connection.release();
+            let time = answers.get(2).and_then(|rows| rows.first()).map(|row| Time(row.get(0)));
+            time.ok_or_else(|| StoreError::unknown("the time was not told"))
+        }
+        Outcome::Undone(failure) => {
+            drop(requests);
+            Err(give_up(connection, failure).await.into())
+        }
+        Outcome::Unknown(lost) => {
+            drop(requests);
+            drop(connection);
+            find(shared, namespace, save, &lost).await.map(|()| save.head.now)
+        }
+    }
+}
+
+async fn prepare_append<'a>(
+    prepare: &Preparer<'a>,
+    newest: &'a str,
+    save: &'a Save,
+) -> Result<Vec<Request<'a>>, Failure> {
+    let mut requests = vec![
+        prepare.bare(BEGIN).await?,
+        prepare.head(LOCK_HEAD).await?,
+        prepare.check(newest, save).await?,
+    ];
+    requests.extend(prepare_save(prepare, save).await?);
+    Ok(requests)
+}
+
 /// What is known of a commit.
 enum Outcome {
-    Committed,
+    /// With the answers to its statements.
+    Committed(Vec<Vec<Row>>),
     Undone(Failure),
     Unknown(StoreError),
 }
@@ -176,11 +222,13 @@ async fn send_commit(connection: &Connection, requests: &[Request<'_>]) -> Outco
     let Ok(answers) = timeout(COMMIT_PATIENCE, pipeline.finish()).await else {
         return Outcome::Unknown(silent());
     };
-    match answers.into_iter().find_map(Result::err) {
-        None => Outcome::Committed,
+    match answers.into_iter().collect() {
+        Ok(answers) => Outcome::Committed(answers),
+        // Nothing but the check of what an append follows divides.
+        Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => Outcome::Undone(overtaken().into()),
         // A statement failed, so the commit that came after it was none.
-        Some(error) if goes_on(&error) || !sent => Outcome::Undone(error.into()),
-        Some(error) => Outcome::Unknown(Failure::from(error).into()),
+        Err(error) if goes_on(&error) || !sent => Outcome::Undone(error.into()),
+        Err(error) => Outcome::Unknown(Failure::from(error).into()),
     }
 }
 

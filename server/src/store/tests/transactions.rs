@@ -180,6 +180,55 @@ async fn a_refused_save_changes_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_batch_is_appended_only_to_the_newest() {
+    for store in stores().await {
+        let table = table();
+        let batch = |head: &Head, salt| {
+            let inserts = vec![row(table, salt)];
+            let save = TableSave {
+                inserts,
+                ..unchanged(table)
+            };
+            next(vec![save], Vec::new(), head.clone())
+        };
+        let (transaction, head, _) = store.begin("a", Plan::new()).await.expect("a turn");
+        let first = batch(&head, 1);
+        let (first_id, head) = (first.note.batch_id.clone(), first.head.clone());
+        transaction.commit(first).await.expect("a commit");
+
+        let second = batch(&head, 2);
+        let (second_id, second_head) = (second.note.batch_id.clone(), second.head.clone());
+        let time = store.append("a", &first_id, second).await.expect("after the newest");
+        assert!(time >= head.now);
+        // Neither after what is not the newest any more, nor after what never was, nor where nothing is.
+        for (namespace, newest, head) in [
+            ("a", &first_id, &head),
+            ("a", &first_id, &second_head),
+            ("a", &"of nobody".to_owned(), &second_head),
+            ("nowhere", &second_id, &second_head),
+        ] {
+            let refused = store.append(namespace, newest, batch(head, 3)).await;
+            assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        }
+        // Nor with a decision that is too old.
+        let mut late = batch(&second_head, 3);
+        late.head.now = Time(second_head.now.0 - 10_000_000);
+        let refused = store.append("a", &second_id, late).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+        // What breaks a constraint is refused.
+        let refused = store.append("a", &second_id, batch(&second_head, 2)).await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+        assert_eq!(all_rows(&store, "a", table).await, [row(table, 1), row(table, 2)]);
+
+        store
+            .append("a", &second_id, batch(&second_head, 3))
+            .await
+            .expect("after the newest");
+        assert_eq!(all_rows(&store, "a", table).await.len(), 3);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lanes_of_one_namespace_exclude_each_other() {
     for store in stores().await {

@@ -1,0 +1,96 @@
+//! What a lane remembers of its namespace from one batch to the next: the rows that it loaded and changed, as long as nobody else changes
+//! anything there. Then a batch that needs no other rows costs one round trip instead of two, and can be decided while the one before it
+//! is being committed.
+//!
+//! Nothing is believed: whatever is decided on what is remembered is committed only if the newest batch is still the one that it is
+//! remembered from, which the store makes sure of while it has the head locked.
+//!
+//! Failure: where another replica's batch came between, the batch is decided again on what is stored, and it takes some batches without
+//! another's among them until the lane relies on its memory again. Where replicas take turns it costs nothing, therefore, and is of no use.
+
+use std::time::Duration;
+
+use super::world::World;
+use crate::machine::Instant;
+use crate::store::Head;
+use crate::time::Time;
+
+/// How old the store's last word of the time may be for a batch that does not ask for it.
+const MAX_AGE: Duration = Duration::from_secs(1);
+/// How many batches of one's own have to follow each other after another's came between.
+const DISTRUST: u32 = 8;
+
+/// A batch of one's own that is the newest, as far as is known.
+#[derive(Clone)]
+pub(super) struct Newest {
+    /// Which it is.
+    pub(super) batch_id: String,
+    /// The head that it left.
+    pub(super) head: Head,
+}
+
+/// A lane's memory.
+#[derive(Default)]
+pub(super) struct Remembering {
+    /// The rows, as the newest batch left them.
+    memory: Option<(World, Newest)>,
+    /// The store's time, and when it was told.
+    told: Option<(Time, Instant)>,
+    /// The number of the last batch of one's own.
+    last: i64,
+    /// How many batches have yet to follow each other.
+    distrust: u32,
+}
+
+/// Whether the store still has a head that is remembered.
+pub(super) fn is_still(remembered: &Head, stored: &Head) -> bool {
+    *remembered
+        == Head {
+            now: remembered.now,
+            ..stored.clone()
+        }
+}
+
+impl Remembering {
+    /// What may be decided on, if it proves to be true; nothing if there is no saying what time it is.
+    pub(super) fn take(&mut self) -> Option<(World, Newest)> {
+        let (world, newest) = self.memory.take()?;
+        self.now_after(&newest.head)?;
+        Some((world, newest))
+    }
+
+    /// The head that a batch left, with the store's time as it must be by now, or a little before. Nothing if that is not known, or if
+    /// the memory is not to be relied on.
+    pub(super) fn now_after(&self, head: &Head) -> Option<Head> {
+        let (time, told) = self.told?;
+        let age = told.elapsed();
+        (self.distrust == 0 && age < MAX_AGE).then(|| Head {
+            now: head.now.max(time + age),
+            ..head.clone()
+        })
+    }
+
+    /// Notes the store's time, which it has just told.
+    pub(super) fn told(&mut self, time: Time) {
+        self.told = Some((time, Instant::now()));
+    }
+
+    /// Notes that somebody else's batch came between.
+    pub(super) fn was_wrong(&mut self) {
+        self.distrust = DISTRUST;
+    }
+
+    /// Notes that a batch was committed.
+    pub(super) fn committed(&mut self, head: &Head) {
+        self.distrust = match head.batch == self.last + 1 || self.last == 0 {
+            true => self.distrust.saturating_sub(1),
+            false => DISTRUST,
+        };
+        self.last = head.batch;
+    }
+
+    /// Keeps what is known from the newest batch.
+    pub(super) fn keep(&mut self, world: World, newest: Newest) {
+        self.memory = Some((world, newest));
+    }
+}
