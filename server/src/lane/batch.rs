@@ -1,12 +1,9 @@
 //! A batch on its way through a lane: its jobs, and the world that they decide on.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 
-use super::Commit;
 use super::hall::refusal_of;
 use super::job::{Job, internal};
-use super::memory::Newest;
 use super::table::Halt;
 use super::world::{Care, World};
 use crate::error::Refusal;
@@ -24,8 +21,6 @@ pub(super) struct Deciding {
     /// What has to be loaded before it goes on.
     pub(super) plan: Plan,
     pub(super) care: Care,
-    /// About how many bytes it writes.
-    pub(super) bytes: usize,
 }
 
 /// A batch whose jobs have decided.
@@ -47,55 +42,27 @@ pub(super) enum Way {
     After(String),
 }
 
-/// How a batch begins.
-pub(super) enum Start {
-    Jobs(Vec<Job>),
-    /// Some of it was decided while the batch before it was committed.
-    Ahead(Deciding, Newest),
-}
-
-/// What follows a batch that is done with.
-pub(super) struct Next {
-    /// Jobs of it that have yet to run.
-    pub(super) rest: Vec<Job>,
-    /// The batch after it, of which some is decided.
-    pub(super) ahead: Option<(Deciding, Newest)>,
-}
-
 /// A batch that was not committed; its jobs can be run again.
 pub(super) struct Failed {
     pub(super) jobs: Vec<Job>,
-    /// Why the store refused it; nothing if it has only to be decided again.
-    pub(super) refused: Option<Arc<str>>,
-}
-
-/// What is owed to those who wait for a batch that is committed.
-pub(super) struct Owed {
-    pub(super) commit: Arc<Commit>,
-    pub(super) jobs: Vec<Outcome>,
+    /// Whether the store refused it; else it has only to be decided again.
+    pub(super) refused: bool,
 }
 
 impl Deciding {
-    pub(super) fn new(mut world: World, care: Care) -> Deciding {
+    /// A batch on a world. What its jobs say that they will read, and the world does not have, is in the plan.
+    pub(super) fn new(mut world: World, jobs: Vec<Job>, care: Care) -> Deciding {
         world.set_care(care);
-        Deciding {
-            jobs: Vec::new(),
-            decided: Vec::new(),
-            world,
-            plan: Plan::new(),
-            care,
-            bytes: 0,
-        }
-    }
-
-    /// Takes jobs in. What they say that they will read, and the world does not have, is in the plan then.
-    pub(super) fn take_in(&mut self, jobs: Vec<Job>) {
         for job in &jobs {
-            job.reads(&mut self.world);
-            self.bytes += job.bytes;
+            job.reads(&mut world);
         }
-        self.jobs.extend(jobs);
-        self.plan.extend(self.world.take_plan());
+        Deciding {
+            decided: Vec::with_capacity(jobs.len()),
+            jobs,
+            plan: world.take_plan(),
+            world,
+            care,
+        }
     }
 
     /// Lets each job decide in turn; those that need rows that are not loaded are left, with a plan.
@@ -126,11 +93,6 @@ impl Deciding {
         self.plan = self.world.take_plan();
     }
 
-    /// Whether it has no jobs.
-    pub(super) fn is_empty(&self) -> bool {
-        self.jobs.is_empty() && self.decided.is_empty()
-    }
-
     /// Every job of the batch, in the order in which they would decide.
     pub(super) fn into_jobs(self) -> Vec<Job> {
         without_outcomes(self.decided).into_iter().chain(self.jobs).collect()
@@ -152,25 +114,17 @@ impl Deciding {
         let jobs = self.into_jobs();
         if let StoreError::Refused(cause) = &error {
             tracing::error!(%cause, jobs = jobs.len(), "the store refused to read for a batch");
-            let refused = Some(Arc::clone(cause));
-            return Err(Failed { jobs, refused });
+            return Err(Failed { jobs, refused: true });
         }
         fail(jobs, &error);
         Ok(None)
     }
 }
 
-impl Next {
-    /// Nothing but jobs that have yet to run.
-    pub(super) fn of(rest: Vec<Job>) -> Next {
-        Next { rest, ahead: None }
-    }
-}
-
 impl Failed {
     /// It has to be decided again, and has nothing to do with why.
     pub(super) fn again(jobs: Vec<Job>) -> Failed {
-        Failed { jobs, refused: None }
+        Failed { jobs, refused: false }
     }
 }
 

@@ -1,6 +1,5 @@
 //! What a lane remembers of its namespace from one batch to the next: the rows that it loaded and changed, as long as nobody else changes
-//! anything there. Then a batch that needs no other rows costs one round trip instead of two, and can be decided while the one before it
-//! is being committed.
+//! anything there. Then a batch that needs no other rows costs one round trip instead of two.
 //!
 //! Nothing is believed: whatever is decided on what is remembered is committed only if the newest batch is still the one that it is
 //! remembered from, which the store makes sure of while it has the head locked.
@@ -21,7 +20,6 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 const DISTRUST: u32 = 8;
 
 /// A batch of one's own that is the newest, as far as is known.
-#[derive(Clone)]
 pub(super) struct Newest {
     /// Which it is.
     pub(super) batch_id: String,
@@ -52,22 +50,17 @@ pub(super) fn is_still(remembered: &Head, stored: &Head) -> bool {
 }
 
 impl Remembering {
-    /// What may be decided on, if it proves to be true; nothing if there is no saying what time it is.
-    pub(super) fn take(&mut self) -> Option<(World, Newest)> {
+    /// What may be decided on, if it proves to be true: the rows, the newest batch, and its head with the store's time as it must be by
+    /// now, or a little before.
+    pub(super) fn take(&mut self) -> Option<(World, Newest, Head)> {
         let (world, newest) = self.memory.take()?;
-        self.now_after(&newest.head)?;
-        Some((world, newest))
-    }
-
-    /// The head that a batch left, with the store's time as it must be by now, or a little before. Nothing if that is not known, or if
-    /// the memory is not to be relied on.
-    pub(super) fn now_after(&self, head: &Head) -> Option<Head> {
         let (time, told) = self.told?;
         let age = told.elapsed();
-        (self.distrust == 0 && age < MAX_AGE).then(|| Head {
-            now: head.now.max(time + age),
-            ..head.clone()
-        })
+        let now = Head {
+            now: newest.head.now.max(time + age),
+            ..newest.head.clone()
+        };
+        (self.distrust == 0 && age < MAX_AGE).then_some((world, newest, now))
     }
 
     /// Notes the store's time, which it has just told.
@@ -80,17 +73,15 @@ impl Remembering {
         self.distrust = DISTRUST;
     }
 
-    /// Notes that a batch was committed.
-    pub(super) fn committed(&mut self, head: &Head) {
-        self.distrust = match head.batch == self.last + 1 || self.last == 0 {
+    /// Notes a batch that was committed, with the world that made it.
+    pub(super) fn keep(&mut self, mut world: World, newest: Newest) {
+        let batch = newest.head.batch;
+        self.distrust = match batch == self.last + 1 || self.last == 0 {
             true => self.distrust.saturating_sub(1),
             false => DISTRUST,
         };
-        self.last = head.batch;
-    }
-
-    /// Keeps what is known from the newest batch.
-    pub(super) fn keep(&mut self, world: World, newest: Newest) {
+        self.last = batch;
+        world.settle();
         self.memory = Some((world, newest));
     }
 }

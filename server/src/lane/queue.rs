@@ -11,9 +11,9 @@ use super::job::Job;
 /// How many jobs may wait.
 const MAX_WAITING: usize = 16_384;
 /// How many jobs a batch may hold.
-pub(super) const MAX_BATCH: usize = 512;
+const MAX_BATCH: usize = 512;
 /// How many bytes of payload a batch may hold, but for its first job.
-pub(super) const MAX_BATCH_BYTES: usize = 8 << 20;
+const MAX_BATCH_BYTES: usize = 8 << 20;
 
 /// Which jobs go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,17 +90,6 @@ impl Queue {
                     return None;
                 }
             }
-        }
-    }
-
-    /// Takes what comes next, for as long as it takes: the lane is at work.
-    pub(super) async fn more(&self) -> Vec<Job> {
-        loop {
-            let jobs = self.lock().take();
-            if !jobs.is_empty() {
-                return jobs;
-            }
-            self.arrived.notified().await;
         }
     }
 
