@@ -36,7 +36,7 @@ CREATE TABLE requests (
     at bigint NOT NULL,
     PRIMARY KEY (namespace, method, request_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX requests_by_age ON requests (namespace, at) WHERE namespace <> '';
+CREATE INDEX requests_by_age ON requests (namespace, at, method, request_id) WHERE namespace <> '';
 
 -- The epochs of a log, with the first position of each: tells which cursors of earlier epochs still hold.
 CREATE TABLE epochs (

@@ -33,7 +33,7 @@ CREATE TABLE requests (
     at INTEGER NOT NULL,
     PRIMARY KEY (namespace, method, request_id)
 ) STRICT;
-CREATE INDEX requests_by_age ON requests (namespace, at);
+CREATE INDEX requests_by_age ON requests (namespace, at, method, request_id);
 
 -- The epochs of a log, with the first position of each: tells which cursors of earlier epochs still hold.
 CREATE TABLE epochs (

@@ -13,7 +13,7 @@ row! {
         position: i64,
         at: Time,
     }
-    index BY_AGE = "requests_by_age": () -> (at);
+    index BY_AGE = "requests_by_age": () -> (at, method, request_id);
 }
 
 row! {

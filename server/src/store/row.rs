@@ -53,7 +53,7 @@ pub struct Index {
     pub name: &'static str,
     /// The columns that a selection fixes.
     pub prefix: &'static [usize],
-    /// The columns that order the rows under one prefix, ending with what makes them unique; in an index that is only trimmed they need not.
+    /// The columns that order the rows under one prefix, ending with what makes them unique.
     pub order: &'static [usize],
 }
 

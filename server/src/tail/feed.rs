@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use super::directory::Directory;
 use super::filter::{FanKey, Filter, keys_of};
 use super::read::Lost;
+use super::recent::{Recent, Whole};
 use super::track::Place;
 use super::{Cursor, out_of_range};
 use crate::error::{Reason, Refusal};
@@ -49,6 +50,7 @@ struct State {
     retired: Option<Refusal>,
     readers: HashMap<u64, Reader>,
     by_key: HashMap<FanKey, Vec<u64>>,
+    recent: Recent,
 }
 
 struct Reader {
@@ -127,6 +129,7 @@ impl Feed {
         }
         let mut state = self.lock();
         state.note(commit);
+        state.recent.apply(commit);
         let mut cut_off = HashSet::default();
         // Where nobody reads, nobody is looked for.
         let events = if state.readers.is_empty() {
@@ -202,6 +205,12 @@ impl Feed {
             position,
         }
         .encode()
+    }
+
+    /// A task as it is at the feed's position, and that position; nothing if it is not known here.
+    pub fn task(&self, task_id: &str) -> Option<(i64, Whole)> {
+        let state = self.lock();
+        Some((state.position, state.recent.get(task_id)?))
     }
 
     /// Follows the position.

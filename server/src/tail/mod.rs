@@ -23,6 +23,7 @@ mod feed;
 mod filter;
 mod follow;
 mod read;
+mod recent;
 mod space;
 mod track;
 
@@ -39,6 +40,7 @@ use crate::store::{Store, StoreError};
 pub use directory::{Directory, Entry, Place, Watch};
 pub use feed::{Delivery, Feed, Subscription};
 pub use filter::{Filter, Pattern};
+pub use recent::Whole;
 use space::Space;
 
 /// What is told of every commit before any reader is, synchronously: it must be quick and must not wait.

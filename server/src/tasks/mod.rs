@@ -218,6 +218,11 @@ pub enum PayloadRole {
     Checkpoint,
 }
 
+impl PayloadRole {
+    /// Every payload that a task can have.
+    pub const ALL: [PayloadRole; 3] = [PayloadRole::Input, PayloadRole::Result, PayloadRole::Checkpoint];
+}
+
 named_enum!(PayloadRole { Input = "input", Result = "result", Checkpoint = "checkpoint" });
 
 /// A payload of a task (or workflow), beside its row, so that a transition does not write it again.

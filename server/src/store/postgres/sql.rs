@@ -3,16 +3,18 @@
 //! The shape of a statement is its plan. Keys and places come as arrays and are looked up one by one, in a `LATERAL` subquery that the
 //! planner cannot turn into a join (`OFFSET 0`, or its `LIMIT`): that is a nested loop over an index whatever is known of the table.
 
+use crate::events::Event;
+use crate::lane::RequestRecord;
 use crate::store::action::{Action, columns, joined, names, not_null, on_conflict, quoted};
-use crate::store::row::{Index, Kind, Table};
+use crate::store::row::{Index, Kind, Row, Table};
 
 /// The text of a statement.
 pub(super) fn text(table: &Table, action: Action) -> String {
     match action {
         Action::Get => get(table, ""),
         Action::GetAndHold => get(table, " FOR UPDATE"),
-        Action::Insert => insert(table),
-        Action::Upsert => format!("{} {}", insert(table), on_conflict(table)),
+        Action::Insert => insert(table, 2),
+        Action::Upsert => format!("{} {}", insert(table, 2), on_conflict(table)),
         Action::Delete => delete(table),
         Action::Select {
             index,
@@ -23,19 +25,72 @@ pub(super) fn text(table: &Table, action: Action) -> String {
     }
 }
 
-/// `UNNEST($2::…[], …)`, an array for each of the columns, and their names in what it gives.
-fn unnest(table: &Table, columns: impl Iterator<Item = usize>) -> (String, Vec<String>) {
+/// The text of the statement with which a batch is noted, and with it, as `answers` and `events` say, the answers to its requests and its
+/// events: what nearly every batch has, in one statement instead of three. A `checked` one makes sure first that the batch follows on
+/// the one that it was decided on, and that the time that it was decided at is not long past. It is an error if not: nothing else in here
+/// divides. (What a CASE does not choose is not evaluated, and not before either, for it depends on the clock.)
+///
+/// `$2` to `$11` are what is noted, in the order of its columns; where it is checked, `$12` is the batch before and `$13` how long past its
+/// time may be; then come the arrays of the answers, and those of the events. Gives the time, and lifts the limit on how long a statement
+/// may take: a commit may wait for a standby for as long as that needs, and ended by a timeout it would count as done without it.
+pub(super) fn journal(answers: bool, events: bool, checked: bool) -> String {
+    const NOTE: [(&str, &str); 10] = [
+        ("batch", "bigint"),
+        ("position", "bigint"),
+        ("first_position", "bigint"),
+        ("epoch", "bigint"),
+        ("last_token", "bigint"),
+        ("at", "bigint"),
+        ("events", "bigint"),
+        ("batch_id", "text"),
+        ("next_due", "bigint"),
+        ("changed", "text"),
+    ];
+    let mut first = NOTE.len() + 2 + if checked { 2 } else { 0 };
+    let mut withs = Vec::new();
+    for (name, table, is_there) in [
+        ("answers", RequestRecord::TABLE, answers),
+        ("log", Event::TABLE, events),
+    ] {
+        if is_there {
+            withs.push(format!("{name} AS ({})", insert(table, first)));
+            first += table.columns.len();
+        }
+    }
+    let with = if withs.is_empty() {
+        String::new()
+    } else {
+        format!("WITH {} ", withs.join(", "))
+    };
+    let values = NOTE.iter().zip(2..).map(|((name, kind), place)| match *name {
+        "batch" if checked => format!(
+            "CASE WHEN (SELECT batch_id FROM batches WHERE namespace = $1 ORDER BY batch DESC LIMIT 1) = $12 \
+             AND clock.now - $7 < $13::bigint THEN ${place}::{kind} ELSE 1 / (clock.now - clock.now) END"
+        ),
+        _ => format!("${place}::{kind}"),
+    });
+    format!(
+        "{with}INSERT INTO batches (namespace, {}) SELECT $1::text, {} \
+         FROM (VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) AS clock (now) \
+         RETURNING (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, set_config('statement_timeout', '0', true)",
+        joined(NOTE.iter().map(|(name, _)| (*name).to_owned()), ", "),
+        joined(values, ", "),
+    )
+}
+
+/// `UNNEST($first::…[], …)`, an array for each of the columns, and their names in what it gives.
+fn unnest(table: &Table, columns: impl Iterator<Item = usize>, first: usize) -> (String, Vec<String>) {
     let kinds: Vec<_> = columns.map(|column| table.columns[column].kind).collect();
     let arrays = kinds
         .iter()
-        .zip(2..)
+        .zip(first..)
         .map(|(kind, place)| format!("${place}::{}[]", type_of(*kind)));
     let names = (1..=kinds.len()).map(|number| format!("v{number}")).collect();
     (joined(arrays, ", "), names)
 }
 
 fn get(table: &Table, hold: &str) -> String {
-    let (arrays, values) = unnest(table, 0..table.key);
+    let (arrays, values) = unnest(table, 0..table.key, 2);
     format!(
         "SELECT t.* FROM UNNEST({arrays}) AS k({}) CROSS JOIN LATERAL \
          (SELECT {} FROM {} WHERE \"namespace\" = $1 AND {} OFFSET 0{hold}) AS t",
@@ -49,7 +104,7 @@ fn get(table: &Table, hold: &str) -> String {
 /// The places of the rows are found first, one by one: a join the planner may turn round, and then it walks all rows of the namespace.
 /// Rows that are also written beside the lane are held before, or one could have moved from its place by the time it is deleted.
 fn delete(table: &Table) -> String {
-    let (arrays, values) = unnest(table, 0..table.key);
+    let (arrays, values) = unnest(table, 0..table.key, 2);
     let name = quoted(table.name);
     format!(
         "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM UNNEST({arrays}) AS k({}) CROSS JOIN LATERAL \
@@ -60,8 +115,8 @@ fn delete(table: &Table) -> String {
     )
 }
 
-fn insert(table: &Table) -> String {
-    let (arrays, _) = unnest(table, 0..table.columns.len());
+fn insert(table: &Table, first: usize) -> String {
+    let (arrays, _) = unnest(table, 0..table.columns.len(), first);
     let columns = columns(table);
     format!(
         "INSERT INTO {} (\"namespace\", {columns}) SELECT $1::text, v.* FROM UNNEST({arrays}) AS v",
@@ -73,7 +128,7 @@ fn insert(table: &Table) -> String {
 fn select(table: &Table, index: &Index, after: usize, backwards: bool) -> String {
     let (compare, direction) = if backwards { ("<", " DESC") } else { (">", "") };
     let order = &index.order[..after];
-    let (arrays, values) = unnest(table, index.prefix.iter().chain(order).copied());
+    let (arrays, values) = unnest(table, index.prefix.iter().chain(order).copied(), 2);
     let (prefix, places) = values.split_at(index.prefix.len());
     let limits = format!("${}::bigint[]", values.len() + 2);
     let arrays = [arrays, limits].into_iter().filter(|array| !array.is_empty());

@@ -1,7 +1,7 @@
 //! Plans and changes as statements with their parameters, and answers as rows.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use deadpool_postgres::Object;
 use tokio_postgres::Row;
@@ -10,9 +10,11 @@ use super::connection::Failure;
 use super::pipeline::Request;
 use super::sql;
 use super::value::{Parameter, read_row};
+use crate::events::Event;
+use crate::lane::RequestRecord;
 use crate::store::action::Action;
-use crate::store::row::{Table, Value};
-use crate::store::{Head, MAX_DELAY, Plan, Rows, Save, Selection, StoreError, TablePlan, TableRows};
+use crate::store::row::{Row as _, Table, Value};
+use crate::store::{Columns, Head, MAX_DELAY, Plan, Rows, Save, Selection, StoreError, TablePlan, TableRows};
 use crate::time::{Time, micros};
 
 pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -35,13 +37,6 @@ pub(super) const READ_HEAD: &str = "\
     (SELECT batch, position, first_position, epoch, last_token, at FROM batches WHERE namespace = $1 ORDER BY batch DESC LIMIT 1) \
     AS head ON true";
 
-/// Makes sure that `$2` is the newest batch and that the time `$3` is not long past (`$4`), and tells the time; an error if not. (CASE: what
-/// divides is evaluated only then, and cannot be before.)
-pub(super) const CHECK_HEAD: &str = "\
-    SELECT CASE WHEN newest = $2 AND now - $3 < $4 THEN now ELSE 1 / (now - now) END \
-    FROM (VALUES ((SELECT batch_id FROM batches WHERE namespace = $1 ORDER BY batch DESC LIMIT 1), \
-    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) AS head (newest, now)";
-
 pub(super) const NAMESPACES: &str = "SELECT namespace FROM heads ORDER BY namespace";
 
 /// The newest batch of each namespace, with its epoch.
@@ -60,19 +55,24 @@ pub(super) const BEAT: &str = "\
 
 pub(super) const FIND_BATCH: &str = "SELECT 1 FROM batches WHERE namespace = $1 AND batch = $2 AND batch_id = $3";
 
-pub(super) const SAVE_HEAD: &str = "\
-    INSERT INTO batches (namespace, batch, position, first_position, epoch, last_token, at, events, batch_id, next_due, changed) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-
 /// The texts of statements, made once.
 #[derive(Default)]
-pub(super) struct Texts(Mutex<HashMap<(&'static str, Action), Arc<str>>>);
+pub(super) struct Texts {
+    of_tables: Mutex<HashMap<(&'static str, Action), Arc<str>>>,
+    /// [`sql::journal`], by what it has: answers, events, a check.
+    journals: [OnceLock<String>; 8],
+}
 
 impl Texts {
     fn of(&self, table: &'static Table, action: Action) -> Arc<str> {
-        let mut texts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut texts = self.of_tables.lock().unwrap_or_else(PoisonError::into_inner);
         let text = texts.entry((table.name, action));
         Arc::clone(text.or_insert_with(|| sql::text(table, action).into()))
+    }
+
+    fn journal(&self, answers: bool, events: bool, checked: bool) -> &str {
+        let place = usize::from(answers) + 2 * usize::from(events) + 4 * usize::from(checked);
+        self.journals[place].get_or_init(|| sql::journal(answers, events, checked))
     }
 }
 
@@ -94,17 +94,6 @@ impl<'a> Preparer<'a> {
     /// A statement whose only parameter is the namespace.
     pub(super) async fn head(&self, text: &str) -> Result<Request<'a>, Failure> {
         self.request(text, vec![Parameter::Text(self.namespace)]).await
-    }
-
-    /// Makes sure of what a save was decided on.
-    pub(super) async fn check(&self, newest: &'a str, save: &'a Save) -> Result<Request<'a>, Failure> {
-        let newest = [
-            Parameter::Text(self.namespace),
-            Parameter::Text(newest),
-            Parameter::Int(save.head.now.0),
-            Parameter::Int(micros(MAX_DELAY)),
-        ];
-        self.request(CHECK_HEAD, newest.into()).await
     }
 
     /// Looks for the batch of a save.
@@ -162,15 +151,22 @@ impl<'a> Preparer<'a> {
         Ok(requests)
     }
 
-    /// What a batch changes.
-    pub(super) async fn save(&self, save: &'a Save) -> Result<Vec<Request<'a>>, Failure> {
+    /// What a batch changes, the batch itself last; if it follows on `newest` at once, that is checked.
+    pub(super) async fn save(&self, save: &'a Save, newest: Option<&'a str>) -> Result<Vec<Request<'a>>, Failure> {
         let mut requests = Vec::new();
+        let (mut answers, mut events) = (&[][..], &[][..]);
         for changes in &save.tables {
             let table = changes.table;
+            let mut inserts = &changes.inserts[..];
+            if table == RequestRecord::TABLE {
+                answers = std::mem::take(&mut inserts);
+            } else if table == Event::TABLE {
+                events = std::mem::take(&mut inserts);
+            }
             for (action, columns, rows) in [
-                (Action::Delete, table.key, &changes.deletes),
+                (Action::Delete, table.key, &changes.deletes[..]),
                 (Action::Upsert, table.columns.len(), &changes.upserts),
-                (Action::Insert, table.columns.len(), &changes.inserts),
+                (Action::Insert, table.columns.len(), inserts),
             ] {
                 if !rows.is_empty() {
                     let values = arrays(table, 0..columns, rows.iter().map(|row| row.iter()))?;
@@ -190,6 +186,18 @@ impl<'a> Preparer<'a> {
                     .await?,
             );
         }
+        requests.push(self.journal(save, newest, answers, events).await?);
+        Ok(requests)
+    }
+
+    /// Notes a batch, with the answers to its requests and its events.
+    async fn journal(
+        &self,
+        save: &'a Save,
+        newest: Option<&'a str>,
+        answers: &'a [Columns],
+        events: &'a [Columns],
+    ) -> Result<Request<'a>, Failure> {
         let Head {
             batch,
             position,
@@ -212,8 +220,23 @@ impl<'a> Preparer<'a> {
         parameters.push(Parameter::Text(&save.note.batch_id));
         parameters.push(Parameter::MaybeInt(save.note.next_due.map(|due| due.0)));
         parameters.push(Parameter::MaybeText(save.note.changed.as_deref()));
-        requests.push(self.request(SAVE_HEAD, parameters).await?);
-        Ok(requests)
+        if let Some(newest) = newest {
+            parameters.push(Parameter::Text(newest));
+            parameters.push(Parameter::Int(micros(MAX_DELAY)));
+        }
+        for (table, rows) in [(RequestRecord::TABLE, answers), (Event::TABLE, events)] {
+            if !rows.is_empty() {
+                parameters.extend(arrays(
+                    table,
+                    0..table.columns.len(),
+                    rows.iter().map(|row| row.iter()),
+                )?);
+            }
+        }
+        let text = self
+            .texts
+            .journal(!answers.is_empty(), !events.is_empty(), newest.is_some());
+        self.request(text, parameters).await
     }
 }
 

@@ -135,7 +135,7 @@ async fn give_up(connection: Connection, failure: Failure) -> Failure {
 }
 
 async fn commit(shared: &Shared, connection: Connection, namespace: &str, save: &Save) -> Result<(), StoreError> {
-    let requests = match prepare_save(&shared.preparer(&connection, namespace), save).await {
+    let requests = match prepare_save(&shared.preparer(&connection, namespace), save, None).await {
         Ok(requests) => requests,
         Err(failure) => return Err(give_up(connection, failure).await.into()),
     };
@@ -177,8 +177,9 @@ pub(super) async fn append(shared: &Shared, namespace: &str, newest: &str, save:
         Outcome::Committed(answers) => {
             drop(requests);
             connection.release();
-            let time = answers.get(2).and_then(|rows| rows.first()).map(|row| Time(row.get(0)));
-            time.ok_or_else(|| StoreError::unknown("the time was not told"))
+            // The last before the commit notes the batch, and tells the time.
+            let noted = answers.iter().rev().nth(1).and_then(|rows| rows.first());
+            Ok(noted.map_or(save.head.now, |row| Time(row.get(0))))
         }
         Outcome::Undone(failure) => {
             drop(requests);
@@ -197,12 +198,8 @@ async fn prepare_append<'a>(
     newest: &'a str,
     save: &'a Save,
 ) -> Result<Vec<Request<'a>>, Failure> {
-    let mut requests = vec![
-        prepare.bare(BEGIN).await?,
-        prepare.head(LOCK_HEAD).await?,
-        prepare.check(newest, save).await?,
-    ];
-    requests.extend(prepare_save(prepare, save).await?);
+    let mut requests = vec![prepare.bare(BEGIN).await?, prepare.head(LOCK_HEAD).await?];
+    requests.extend(prepare_save(prepare, save, Some(newest)).await?);
     Ok(requests)
 }
 
@@ -236,9 +233,12 @@ fn silent() -> StoreError {
     StoreError::unavailable("the database did not answer in time")
 }
 
-async fn prepare_save<'a>(prepare: &Preparer<'a>, save: &'a Save) -> Result<Vec<Request<'a>>, Failure> {
-    let mut requests = prepare.save(save).await?;
-    requests.push(prepare.bare(NO_TIMEOUT).await?);
+async fn prepare_save<'a>(
+    prepare: &Preparer<'a>,
+    save: &'a Save,
+    newest: Option<&'a str>,
+) -> Result<Vec<Request<'a>>, Failure> {
+    let mut requests = prepare.save(save, newest).await?;
     requests.push(prepare.bare(COMMIT).await?);
     Ok(requests)
 }

@@ -11,38 +11,27 @@ use crate::error::{Reason, Refusal};
 use crate::lane::refusal_of;
 use crate::store::row::{Key, Row};
 use crate::store::{Head, Store, TablePlan};
+use crate::tail::Whole;
 use crate::tasks::{PayloadRole, RetryPolicy, StoredPayload, Task, TaskError, TaskState};
 
-/// A task with its payloads, all of one moment.
-#[derive(Clone, Debug)]
-pub(super) struct Whole {
-    pub(super) task: Arc<Task>,
-    pub(super) payloads: Vec<Arc<StoredPayload>>,
+fn payload_of(whole: &Whole, role: PayloadRole) -> Option<v1::Payload> {
+    let stored = whole.payloads.iter().find(|payload| payload.role == role)?;
+    Some(payload::to_proto(&stored.payload))
 }
 
-impl Whole {
-    fn payload(&self, role: PayloadRole) -> Option<v1::Payload> {
-        let stored = self.payloads.iter().find(|payload| payload.role == role)?;
-        Some(payload::to_proto(&stored.payload))
-    }
-
-    /// For the wire.
-    pub(super) fn to_proto(&self) -> v1::Task {
-        v1::Task {
-            input: self.payload(PayloadRole::Input),
-            checkpoint: self.payload(PayloadRole::Checkpoint),
-            result: self.payload(PayloadRole::Result),
-            ..to_proto(&self.task)
-        }
+/// A task with its payloads for the wire.
+pub(super) fn whole_to_proto(whole: &Whole) -> v1::Task {
+    v1::Task {
+        input: payload_of(whole, PayloadRole::Input),
+        checkpoint: payload_of(whole, PayloadRole::Checkpoint),
+        result: payload_of(whole, PayloadRole::Result),
+        ..to_proto(&whole.task)
     }
 }
-
-/// Every payload that a task can have.
-pub(super) const ROLES: [PayloadRole; 3] = [PayloadRole::Input, PayloadRole::Result, PayloadRole::Checkpoint];
 
 /// Reads a task with its payloads; nothing if there is no such task.
 pub(super) async fn read(store: &Store, namespace: &str, task_id: &str) -> Result<(Head, Option<Whole>), Refusal> {
-    let payload_keys = ROLES.map(|role| (task_id.to_owned(), role).columns());
+    let payload_keys = PayloadRole::ALL.map(|role| (task_id.to_owned(), role).columns());
     let plan = vec![
         TablePlan {
             table: Task::TABLE,

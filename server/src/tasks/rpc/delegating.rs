@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use drumline_proto::v1;
 
-use super::convert::{self, Whole, to_proto};
+use super::convert::{self, to_proto};
 use super::cursor_of;
 use crate::app::App;
 use crate::edge::check::Check;
@@ -228,9 +228,9 @@ pub async fn get_task(
     let task_id = check.id("task_id", &request.task_id);
     check.finish()?;
     let (_, whole) = convert::read(&app.store, &context.namespace, &task_id).await?;
-    let whole: Whole = whole.ok_or_else(|| convert::not_found(&task_id))?;
+    let whole = whole.ok_or_else(|| convert::not_found(&task_id))?;
     Ok(v1::GetTaskResponse {
-        task: Some(whole.to_proto()),
+        task: Some(convert::whole_to_proto(&whole)),
     })
 }
 

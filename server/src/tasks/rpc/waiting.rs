@@ -1,6 +1,5 @@
 //! Waiting for a task, and watching one. Both listen first and read then, so they miss nothing.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +8,13 @@ use futures::Stream;
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use super::convert::{self, ROLES, Whole};
+use super::convert;
 use crate::app::App;
 use crate::edge::Context;
 use crate::edge::check::Check;
 use crate::edge::stream::{self, End, Outlet};
 use crate::error::{Reason, Refusal};
-use crate::tail::{Delivery, Feed, Filter};
+use crate::tail::{Delivery, Feed, Filter, Whole};
 use crate::tasks::Task;
 
 /// How long to wait for a task unless it is said.
@@ -42,8 +41,15 @@ pub async fn await_task(
         // The feed may be behind what other servers have committed: what it has not handed on yet is in the row, or still comes.
         let feed = app.tail.feed_as_it_is(&context.namespace).await?;
         let mut changes = feed.subscribe(Filter::about("task.**", &task_id));
-        let (head, whole) = convert::read(&app.store, &context.namespace, &task_id).await?;
-        let mut whole = whole.ok_or_else(|| convert::not_found(&task_id))?;
+        // What the feed knows is as good as what is stored, while there is time to hear of what it does not have yet.
+        let known = feed.task(&task_id).filter(|_| Instant::now() < until);
+        let (seen, mut whole) = match known {
+            Some(known) => known,
+            None => {
+                let (head, whole) = convert::read(&app.store, &context.namespace, &task_id).await?;
+                (head.position, whole.ok_or_else(|| convert::not_found(&task_id))?)
+            }
+        };
         if whole.task.state.is_ended() || Instant::now() >= until {
             return Ok(answer(&whole));
         }
@@ -51,7 +57,7 @@ pub async fn await_task(
             crate::select! {
                 // Listening ends where the wait does, where it was cut off, and where the task may have ended.
                 change = timeout_at(until, changes.next()) => match change {
-                    Ok(Some(change)) if change.event.position <= head.position => {}
+                    Ok(Some(change)) if change.event.position <= seen => {}
                     Ok(Some(change)) => match hint(&change, &task_id, &whole) {
                         Some((_, next)) if next.task.state.is_ended() => return Ok(answer(&next)),
                         Some((_, next)) => whole = next,
@@ -67,7 +73,7 @@ pub async fn await_task(
 
 fn answer(whole: &Whole) -> v1::AwaitTaskResponse {
     v1::AwaitTaskResponse {
-        task: Some(whole.to_proto()),
+        task: Some(convert::whole_to_proto(whole)),
     }
 }
 
@@ -147,7 +153,7 @@ impl Watch {
     }
 
     async fn send(&self, whole: &Whole) -> Result<(), End> {
-        let task = Some(whole.to_proto());
+        let task = Some(convert::whole_to_proto(whole));
         Ok(self.outlet.send(v1::WatchTaskResponse { task }).await?)
     }
 }
@@ -156,16 +162,5 @@ impl Watch {
 fn hint(change: &Delivery, task_id: &str, before: &Whole) -> Option<(i64, Whole)> {
     let commit = change.commit.as_ref()?;
     let task: Arc<Task> = commit.tasks.get(task_id)?.clone()?;
-    let mut payloads: HashMap<_, _> = before
-        .payloads
-        .iter()
-        .map(|payload| (payload.role, Arc::clone(payload)))
-        .collect();
-    for role in ROLES {
-        if let Some(Some(payload)) = commit.payloads.get(&(task_id.to_owned(), role)) {
-            payloads.insert(role, Arc::clone(payload));
-        }
-    }
-    let payloads = payloads.into_values().collect();
-    Some((commit.head.position, Whole { task, payloads }))
+    Some((commit.head.position, before.after(&task, commit)))
 }

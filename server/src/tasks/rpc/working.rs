@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use drumline_proto::v1;
 
-use super::convert::{self, ROLES, Whole};
+use super::convert;
 use super::cursor_of;
 use crate::app::App;
 use crate::edge::Context;
@@ -13,6 +13,7 @@ use crate::edge::payload::{self, guards};
 use crate::error::{Reason, Refusal};
 use crate::lane::{Call, Commit, Committed, Decision, Urgency, World};
 use crate::locks;
+use crate::tail::Whole;
 use crate::tasks::rules::{self, Word};
 use crate::tasks::{PayloadRole, Task, TaskState};
 use crate::time::Time;
@@ -189,7 +190,7 @@ pub async fn assignment(
     if let Some(commit) = commit {
         let payload = |role| commit.payloads.get(&(task.task_id.clone(), role)).cloned().flatten();
         if payload(PayloadRole::Input).is_some() {
-            let payloads = ROLES.into_iter().filter_map(payload).collect();
+            let payloads = PayloadRole::ALL.into_iter().filter_map(payload).collect();
             return Ok(Some(assignment_of(&Whole { task, payloads }, commit.head.now)));
         }
     }
@@ -208,7 +209,7 @@ pub(super) fn assignment_of(whole: &Whole, now: Time) -> v1::TaskAssignment {
     let task = &whole.task;
     let expires_at = task.expires_at();
     v1::TaskAssignment {
-        task: Some(whole.to_proto()),
+        task: Some(convert::whole_to_proto(whole)),
         attempt: task.attempt,
         attempt_token: task.attempt_token.clone(),
         expire_time: expires_at.map(payload::timestamp),

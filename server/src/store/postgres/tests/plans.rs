@@ -73,7 +73,6 @@ async fn check_others(client: &Client, when: &str) {
         (statements::LOCK_HEAD, &["using heads_pkey on"] as &[&str]),
         (statements::MAKE_HEAD, &["Conflict Arbiter Indexes: heads_pkey"]),
         (statements::READ_HEAD, &["using batches_pkey on"]),
-        (statements::SAVE_HEAD, &["Insert on batches"]),
         (statements::FIND_BATCH, &["using batches_pkey on"]),
         (statements::HEADS, &["using heads_pkey on", "using batches_pkey on"]),
         (statements::NAMESPACES, &["using heads_pkey on"]),
@@ -81,6 +80,14 @@ async fn check_others(client: &Client, when: &str) {
         (epoch::LAST_TOKEN, &["using heads_pkey on", "using batches_pkey on"]),
     ] {
         check(client, when, sql, expected).await;
+    }
+    for number in 0..8 {
+        let [answers, events, checked] = [1, 2, 4].map(|bit| number & bit > 0);
+        let mut expected = vec!["Insert on batches"];
+        expected.extend(answers.then_some("Insert on requests"));
+        expected.extend(events.then_some("Insert on events"));
+        expected.extend(checked.then_some("using batches_pkey on"));
+        check(client, when, &sql::journal(answers, events, checked), &expected).await;
     }
 }
 
