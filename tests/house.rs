@@ -64,7 +64,8 @@ impl Source {
     /// Whether it is nothing but tests, by its name.
     fn is_test(&self) -> bool {
         let name = self.path.trim_end_matches(".rs");
-        name.ends_with("tests") || self.path.contains("/tests/") || self.path.starts_with("tests/")
+        let is_simulation = self.room() == "sim" || self.path.contains("/simulated");
+        is_simulation || name.ends_with("tests") || self.path.contains("/tests/") || self.path.starts_with("tests/")
     }
 
     /// Those of the paths that its code names which lie under one of these.

@@ -21,6 +21,8 @@ pub mod machine;
 pub mod payload;
 pub mod registry;
 pub mod sessions;
+#[cfg(test)]
+mod sim;
 pub mod state;
 pub mod store;
 pub mod sweep;

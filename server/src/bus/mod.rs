@@ -21,6 +21,8 @@ mod codec;
 mod ear;
 mod hint;
 mod redis;
+#[cfg(test)]
+pub mod simulated;
 mod url;
 
 use std::sync::Arc;
@@ -49,6 +51,9 @@ pub enum Bus {
     Local,
     /// Through Redis.
     Redis(Redis),
+    /// In memory, for simulations.
+    #[cfg(test)]
+    Simulated(simulated::Radio),
 }
 
 impl Bus {
@@ -66,8 +71,11 @@ impl Bus {
     /// Tells the other replicas. Never waits and never fails: when Redis is away or slow the hint is dropped. A hint that is too large,
     /// or that nobody seems to hear, goes without its events and rows.
     pub fn publish(&self, commit: &Arc<Commit>) {
-        if let Bus::Redis(redis) = self {
-            redis.publish(commit);
+        match self {
+            Bus::Local => {}
+            Bus::Redis(redis) => redis.publish(commit),
+            #[cfg(test)]
+            Bus::Simulated(radio) => radio.publish(commit),
         }
     }
 
@@ -78,6 +86,8 @@ impl Bus {
         match self {
             Bus::Local => mpsc::channel(1).1,
             Bus::Redis(redis) => redis.listen(),
+            #[cfg(test)]
+            Bus::Simulated(radio) => radio.listen(),
         }
     }
 
@@ -86,6 +96,8 @@ impl Bus {
         match self {
             Bus::Local => true,
             Bus::Redis(redis) => redis.is_connected(),
+            #[cfg(test)]
+            Bus::Simulated(radio) => radio.is_connected(),
         }
     }
 }

@@ -12,7 +12,7 @@ mod scope;
 pub mod start;
 mod step;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::time::Duration;
 

@@ -3,4 +3,5 @@
 mod bench;
 mod graphs;
 mod lanes;
+pub mod replay;
 mod stories;

@@ -6,15 +6,14 @@ use serde_json::{Value as Json, json};
 
 use super::super::start::{Start, start};
 use super::super::{due, task_ended};
+use super::replay;
 use crate::error::Refusal;
 use crate::lane::World;
 use crate::payload::Payload;
 use crate::tasks::{PayloadRole, RetryPolicy, StoredPayload, Task, TaskError, TaskState};
 use crate::time::Time;
 use crate::workflows::plan::plan;
-use crate::workflows::{
-    Item, ItemState, OnFailure, Step, StepRecord, StepState, Workflow, WorkflowState, WorkflowType,
-};
+use crate::workflows::{Item, ItemState, OnFailure, Step, StepRecord, Workflow, WorkflowState, WorkflowType};
 
 pub const ID: &str = "w";
 
@@ -296,61 +295,11 @@ impl Bench {
     /// Replaying the history gives the rows.
     fn check_history(&self, workflow: &Workflow, steps: &[StepRecord], items: &[Item]) {
         let history = self.world.transitions.known();
-        assert_eq!(workflow.transitions, history.len() as i64);
-        let mut state = None;
-        let mut step_states: HashMap<String, (StepState, i64)> = HashMap::new();
-        let mut item_states: HashMap<(String, i64), (ItemState, String)> = HashMap::new();
-        for (sequence, transition) in (1..).zip(&history) {
-            assert_eq!(transition.sequence, sequence);
-            let number = || {
-                transition
-                    .detail
-                    .split(' ')
-                    .next()
-                    .and_then(|word| word.parse().ok())
-                    .unwrap_or(0)
-            };
-            let item = (transition.step_id.clone(), transition.place);
-            match transition.kind.split_once('.').expect("a dotted kind") {
-                ("workflow", "started") => state = Some(WorkflowState::Running),
-                ("workflow", end) => state = WorkflowState::from_name(&end.to_uppercase()),
-                ("step", "started") => {
-                    step_states.insert(transition.step_id.clone(), (StepState::Running, number()));
-                }
-                ("step", "expanded") => {
-                    for place in transition.place..transition.place + number() {
-                        let key = (transition.step_id.clone(), place);
-                        item_states.insert(key, (ItemState::Pending, String::new()));
-                    }
-                }
-                ("step", end) => {
-                    let end = StepState::from_name(&end.to_uppercase()).expect("a state");
-                    step_states.entry(transition.step_id.clone()).or_insert((end, 0)).0 = end;
-                }
-                ("subtask", "fell_back") => {}
-                ("subtask", what) => {
-                    let state = match what {
-                        "delegated" => ItemState::InProgress,
-                        end => ItemState::from_name(&end.to_uppercase()).expect("a state"),
-                    };
-                    item_states.insert(item, (state, transition.task_id.clone()));
-                }
-                other => panic!("unknown kind {other:?}"),
-            }
-        }
-        assert_eq!(state, Some(workflow.state));
-        for step in steps {
-            let replayed = step_states
-                .get(&step.step_id)
-                .copied()
-                .unwrap_or((StepState::Waiting, 0));
-            assert_eq!(replayed, (step.state, step.item_count), "{}", step.step_id);
-        }
-        for item in items {
-            let step_id = steps[usize::try_from(item.number).expect("a number")].step_id.clone();
-            let pending = (ItemState::Pending, String::new());
-            let replayed = item_states.get(&(step_id, item.place)).cloned().unwrap_or(pending);
-            assert_eq!(replayed, (item.state, item.task_id.clone().unwrap_or_default()));
+        let steps: Vec<_> = steps.iter().collect();
+        let items: Vec<_> = items.iter().collect();
+        let history: Vec<_> = history.iter().map(|row| &**row).collect();
+        if let Err(difference) = replay::check(workflow, &steps, &items, &history) {
+            panic!("{difference}");
         }
     }
 }

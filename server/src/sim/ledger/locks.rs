@@ -1,0 +1,169 @@
+//! Locks: tokens only rise, whatever happens; what is written under a guard is written by the current holder; two holders never both
+//! have reason to believe that they are the one.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::{Batch, Check, Verdict};
+use crate::events::Event;
+use crate::locks::Lock;
+use crate::state::Version;
+use crate::store::simulated::Memory;
+
+/// The locks of a namespace.
+#[derive(Default)]
+pub struct Locks {
+    resources: BTreeMap<String, Resource>,
+    beliefs: BTreeMap<(String, i64), Belief>,
+}
+
+#[derive(Default)]
+struct Resource {
+    /// The token of the current holder; 0 if there is none.
+    current: i64,
+    /// The greatest that was ever given out, also in histories that were lost.
+    greatest: i64,
+    /// The token of the last write under a guard.
+    written: i64,
+}
+
+/// That a client believes to hold a lock, with reason: it was told so, and counts the lease from before it asked.
+#[derive(Clone, Debug)]
+pub struct Belief {
+    pub who: String,
+    pub until: Instant,
+}
+
+impl Locks {
+    /// A client is told that it holds a lock.
+    pub fn believe(&mut self, resource: &str, token: i64, belief: Belief) -> Verdict {
+        let now = Instant::now();
+        let greatest = self.resources.get(resource).map_or(0, |known| known.greatest);
+        if token > greatest {
+            return Err(format!(
+                "token {token} of {resource}, of which {greatest} is the greatest"
+            ));
+        }
+        let mut others = self.beliefs.iter();
+        let other = others.find(|((other, held), belief)| other == resource && *held != token && belief.until > now);
+        if let Some(((_, other), of)) = other {
+            return Err(format!(
+                "{resource} is held with {token}, and with {other} by {}",
+                of.who
+            ));
+        }
+        self.beliefs.insert((resource.to_owned(), token), belief);
+        Ok(())
+    }
+
+    /// Whether a client still has reason to believe.
+    pub fn is_believed(&self, resource: &str, token: i64) -> bool {
+        self.beliefs.contains_key(&(resource.to_owned(), token))
+    }
+
+    /// A client has no reason to believe any more.
+    pub fn doubt(&mut self, resource: &str, token: i64) {
+        self.beliefs.remove(&(resource.to_owned(), token));
+    }
+
+    /// Nobody knows any more what they hold.
+    fn doubt_all(&mut self) {
+        self.beliefs.clear();
+    }
+
+    fn event(&mut self, event: &Event, versions: &[Version]) -> Verdict {
+        match event.event_type.as_str() {
+            "resource.locked" => self.granted(event),
+            "resource.unlocked" | "resource.expired" => {
+                let resource = self.resources.entry(event.subject.clone()).or_default();
+                if resource.current == token_of(event) {
+                    resource.current = 0;
+                }
+                Ok(())
+            }
+            "state.changed" => self.written(event, versions),
+            _ => Ok(()),
+        }
+    }
+
+    fn granted(&mut self, event: &Event) -> Verdict {
+        let token = token_of(event);
+        let resource = self.resources.entry(event.subject.clone()).or_default();
+        if token <= resource.greatest {
+            return Err(format!(
+                "token {token} of {} is not above {}",
+                event.subject, resource.greatest
+            ));
+        }
+        if resource.current != 0 {
+            return Err(format!(
+                "{} is granted while {} holds it",
+                event.subject, resource.current
+            ));
+        }
+        resource.current = token;
+        resource.greatest = token;
+        Ok(())
+    }
+
+    fn written(&mut self, event: &Event, versions: &[Version]) -> Verdict {
+        let version = versions.iter().find(|version| version.position == event.position);
+        let json = version.and_then(|version| version.payload.as_ref()?.json());
+        let Some((json, token)) = json.and_then(|json| {
+            let token = json["token"].as_i64()?;
+            Some((json, token))
+        }) else {
+            return Ok(());
+        };
+        let resource_id = json["resource"].as_str().unwrap_or_default();
+        let resource = self.resources.entry(resource_id.to_owned()).or_default();
+        if resource.current != token {
+            return Err(format!(
+                "a write under token {token} of {resource_id}, which {} holds",
+                resource.current
+            ));
+        }
+        if token < resource.written {
+            return Err(format!("a write under {token} after one under {}", resource.written));
+        }
+        resource.written = token;
+        Ok(())
+    }
+}
+
+fn token_of(event: &Event) -> i64 {
+    let json = event.payload.as_ref().and_then(|payload| payload.json());
+    json.and_then(|json| json["fencing_token"].as_i64()).unwrap_or(0)
+}
+
+impl Check for Locks {
+    fn committed(&mut self, batch: &Batch) -> Verdict {
+        let versions: Vec<Version> = batch.put();
+        for event in &batch.events {
+            self.event(event, &versions)?;
+        }
+        for lock in batch.put::<Lock>() {
+            let resource = self.resources.entry(lock.resource_id.clone()).or_default();
+            if lock.token != resource.current {
+                return Err(format!("{lock:?} is not what its events say: {}", resource.current));
+            }
+        }
+        for resource_id in batch.deleted::<Lock>() {
+            let current = self.resources.get(&resource_id).map_or(0, |resource| resource.current);
+            if current != 0 {
+                return Err(format!("{resource_id} is gone while {current} holds it"));
+            }
+        }
+        Ok(())
+    }
+
+    fn failed_over(&mut self, namespace: &str, memory: &Memory) {
+        for (resource_id, resource) in &mut self.resources {
+            let lock = memory.row::<Lock>(namespace, resource_id);
+            resource.current = lock.map_or(0, |lock| lock.token);
+            resource.written = resource.written.min(resource.current);
+        }
+        self.doubt_all();
+    }
+}

@@ -1,0 +1,153 @@
+//! After everything that went wrong nothing goes wrong any more: then, within a bounded time, whatever was begun is brought to its end,
+//! nobody waits in vain, nothing that is due is left lying, and every server knows what the store has.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drumline_proto::v1;
+use tokio::time::{Instant, sleep};
+
+use super::net::{Client, door};
+use super::world::World;
+use crate::locks::{Lock, Waiter};
+use crate::registry::{Agent, Offer};
+use crate::sessions::Session;
+use crate::store::simulated::Memory;
+use crate::tasks::Task;
+use crate::time::Time;
+use crate::workflows::{Workflow, WorkflowState};
+
+/// How long everything may take to come to its end.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long something that is due may be left lying.
+const OVERDUE: Duration = Duration::from_secs(5);
+/// Roles that go on for ever.
+const ENDLESS: [&str; 3] = ["subscriber", "unary", "stream"];
+
+/// Waits until everything has come to its end.
+pub async fn settle(world: &Arc<World>) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        let open = open(world);
+        if open.is_empty() {
+            break;
+        }
+        if Instant::now() > until {
+            let violation = format!("{PATIENCE:?} after the last trouble: {open:#?}");
+            return world.ledger().violation(violation);
+        }
+    }
+    directories(world).await;
+    world.ledger().note("settled", String::new);
+}
+
+/// What has not come to its end.
+fn open(world: &World) -> Vec<String> {
+    let is_endless = |name: &String| ENDLESS.iter().any(|role| name.starts_with(role));
+    let unfinished = world.unfinished();
+    let mut open: Vec<String> = unfinished.iter().filter(|name| !is_endless(name)).cloned().collect();
+    let workers = unfinished
+        .iter()
+        .any(|name| ENDLESS[1..].iter().any(|role| name.starts_with(role)));
+    let ledger = world.ledger();
+    let subscribers = unfinished.iter().filter(|name| name.starts_with(ENDLESS[0]));
+    let behind = subscribers.filter(|name| !ledger.is_up_to_date(name));
+    open.extend(behind.map(|name| format!("{name} is behind")));
+    drop(ledger);
+    world.database.look(|memory| {
+        for namespace in memory.namespaces() {
+            of_namespace(memory, &namespace, workers, &mut open);
+        }
+    });
+    open
+}
+
+fn of_namespace(memory: &Memory, namespace: &str, _workers: bool, open: &mut Vec<String>) {
+    let now = Time::of_this_machine();
+    let is_overdue = |due_at: Option<Time>| due_at.is_some_and(|due_at| due_at + OVERDUE < now);
+    for task in memory.rows::<Task>(namespace) {
+        if !task.state.is_ended() || is_overdue(task.due_at) {
+            open.push(format!("{task:?}"));
+        }
+    }
+    for workflow in memory.rows::<Workflow>(namespace) {
+        if workflow.state == WorkflowState::Running || is_overdue(workflow.due_at) {
+            open.push(format!("{workflow:?}"));
+        }
+    }
+    open.extend(
+        memory
+            .rows::<Waiter>(namespace)
+            .iter()
+            .map(|waiter| format!("{waiter:?}")),
+    );
+    open.extend(memory.rows::<Lock>(namespace).iter().map(|lock| format!("{lock:?}")));
+    let sessions = memory.rows::<Session>(namespace);
+    for session in &sessions {
+        if is_overdue(session.due_at) {
+            open.push(format!("{session:?}"));
+        }
+    }
+    for agent in memory.rows::<Agent>(namespace) {
+        if is_overdue(agent.due_at) {
+            open.push(format!("{agent:?}"));
+        }
+    }
+    let lives = |offer: &Offer| {
+        let mut live = sessions.iter().filter(|session| session.is_live());
+        live.any(|session| session.session_id == offer.session_id)
+    };
+    let dead = memory
+        .rows::<Offer>(namespace)
+        .into_iter()
+        .filter(|offer| !lives(offer));
+    open.extend(dead.map(|offer| format!("{offer:?}")));
+}
+
+/// Every server knows every agent as it is.
+async fn directories(world: &Arc<World>) {
+    for namespace in world.database.look(Memory::namespaces) {
+        for server in 0..world.plan.servers {
+            let client = Client {
+                at: server,
+                ..Client::new(&world.net, "inspector")
+            };
+            let position = world.ledger().space(&namespace).log.position();
+            let request = v1::ListAgentsRequest {
+                namespace: namespace.clone(),
+                page_size: 1_000,
+                ..Default::default()
+            };
+            let listed = client
+                .once(Duration::from_secs(10), request, door!(registry.list_agents))
+                .await;
+            let listed = match listed {
+                Ok(listed) => listed,
+                Err(failure) => {
+                    let violation = format!("server {server} does not list its agents: {failure:?}");
+                    return world.ledger().violation(violation);
+                }
+            };
+            let _ = position;
+            let listed: BTreeMap<String, i64> = listed
+                .agents
+                .iter()
+                .filter(|agent| agent.status() != v1::agent::Status::Offline)
+                .map(|agent| (agent.agent_id.clone(), agent.session_incarnation))
+                .collect();
+            let stored = world.database.look(|memory| {
+                let sessions = memory.rows::<Session>(&namespace).into_iter();
+                sessions
+                    .filter(Session::is_live)
+                    .map(|session| (session.agent_id.clone(), session.incarnation))
+                    .collect::<BTreeMap<String, i64>>()
+            });
+            if listed != stored {
+                let violation = format!("server {server} knows {listed:?} of {namespace}, and the store {stored:?}");
+                return world.ledger().violation(violation);
+            }
+        }
+    }
+}
