@@ -8,7 +8,7 @@ use drumline_proto::v1;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{Actor, duration, millis, one_of, standing};
+use super::{ABLE, Actor, duration, millis, one_of, standing};
 use crate::machine::simulated::Switch;
 use crate::sim::happens;
 use crate::sim::net::{Failure, door, payload};
@@ -71,7 +71,8 @@ struct Work {
 impl Work {
     async fn run(&self, actor: &mut Actor) {
         actor.rest(20).await;
-        if happens(0.05) {
+        // Whoever rejects a task is not given it again: one must be left who can do it.
+        if !actor.role.contains(ABLE) && happens(0.05) {
             return self.reject(actor).await;
         }
         if !self.accept(actor).await {
