@@ -24,6 +24,8 @@ const LAX: Duration = Duration::from_millis(600);
 pub trait Watcher: Send {
     /// A save was made; `memory` is as it left it.
     fn committed(&mut self, namespace: &str, save: &Save, memory: &Memory);
+    /// Another server has it for itself from now on.
+    fn opened(&mut self, epoch: i64);
     /// A standby took over.
     fn failed_over(&mut self, failover: &Failover, memory: &Memory);
 }
@@ -111,7 +113,11 @@ impl Server {
         if !self.shared {
             // Whoever had it before is gone, and so is what it had open.
             self.end_transactions();
-            self.state().raise();
+            let mut state = self.state();
+            let epoch = state.raise();
+            if let Some(watcher) = &mut state.watcher {
+                watcher.opened(epoch);
+            }
         }
         self.state().epoch
     }
