@@ -11,7 +11,7 @@ use crate::support::wait::{soon, until};
 use crate::support::{Stage, reason};
 
 async fn stage() -> Stage {
-    Stage::new(&server::shared(Composition::Sqlite)).await
+    Stage::over(&server::shared(Composition::Sqlite)).await
 }
 
 /// The binary, told where the stage is. Nothing of the test's own surroundings changes what it does.
@@ -265,39 +265,6 @@ async fn a_signal_reaches_the_program_and_who_waits_leaves() {
 /// The reason, or that somebody has the lock: the waiter that has left may have been granted it for a moment.
 fn reason_or_held(result: Result<tonic::Response<v1::GetLockResponse>, tonic::Status>) -> String {
     result.map_or_else(|status| crate::support::reason_of(&status), |_| "held".into())
-}
-
-#[tokio::test]
-async fn a_bench_checks_what_it_counts() {
-    let stage = stage().await;
-    for workload in [
-        &["ping"][..],
-        &["cas"],
-        &["cas", "--hot"],
-        &["publish", "--batch", "10"],
-        &["lock"],
-        &["lock", "--hot"],
-        &["deliver", "--subscribers", "2", "--rate", "50"],
-        &["task", "--agents", "2"],
-        &["workflow", "--size", "3"],
-        &["workflow", "--size", "5", "--shape", "map-reduce"],
-    ] {
-        let quick = ["--callers", "4", "--duration", "2s", "--warm-up", "200ms", "-o", "json"];
-        let arguments = [&["bench"], workload, &quick].concat();
-        let done = run(&stage, &arguments).await;
-        assert_eq!(
-            done.status.code(),
-            Some(0),
-            "{workload:?}: {} {}",
-            out(&done),
-            err(&done)
-        );
-        let text = out(&done);
-        let figures: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
-        assert_eq!(figures["errors"], 0, "{figures}");
-        assert!(figures["ops_per_s"].as_f64().expect("a number") > 0.0, "{figures}");
-        assert!(figures["p50_us"].as_u64() <= figures["p999_us"].as_u64(), "{figures}");
-    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod agents;
 mod callers;
 mod expressions;
 mod idle;
+mod replicas;
 mod servers;
 
 use std::path::Path;

@@ -3,8 +3,10 @@
 //! `scripts/test` runs it with a private Postgres and Redis. Without `DRUMLINE_TEST_POSTGRES` it runs on the embedded store alone.
 
 mod agent_exec;
+mod bench;
 mod cli;
 mod common;
+mod configuration;
 mod demo;
 mod events;
 mod faults;
@@ -12,6 +14,7 @@ mod house;
 mod locks;
 mod registry;
 mod restarts;
+mod scale;
 mod sessions;
 mod state;
 mod streams;

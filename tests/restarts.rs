@@ -1,5 +1,6 @@
 //! Servers that die, stop, pause, or cannot write: each test has servers of its own, on a data directory of its own.
 
+mod aging;
 mod blocked;
 mod crash;
 mod drain;

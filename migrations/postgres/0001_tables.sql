@@ -143,6 +143,7 @@ CREATE TABLE sessions (
     generation bigint NOT NULL,
     connected bigint NOT NULL,
     polling bigint NOT NULL,
+    poll_id text COLLATE "C",
     capacity bigint NOT NULL,
     in_flight bigint NOT NULL,
     last_assigned_at bigint NOT NULL,

@@ -138,6 +138,7 @@ CREATE TABLE sessions (
     generation INTEGER NOT NULL,
     connected INTEGER NOT NULL,
     polling INTEGER NOT NULL,
+    poll_id TEXT,
     capacity INTEGER NOT NULL,
     in_flight INTEGER NOT NULL,
     last_assigned_at INTEGER NOT NULL,

@@ -1,37 +1,30 @@
 //! The client: where the server is, what is sent with every call, and how calls are tried again.
 //!
 //! A call is tried again while its error is retryable ([`Error::is_retryable`]) and its deadline has not
-//! passed, after a jittered wait, at the next address if there are several. What is sent is the very same request with the very
-//! same `request_id`, so that a change is made once however often it was sent.
+//! passed: at another address at once, if the error speaks against the one that was used, else after a jittered wait. What is sent is
+//! the very same request with the very same `request_id`, so that a change is made once however often it was sent and
+//! wherever; what has no `request_id` changes nothing, or as a heartbeat does no harm twice.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::backoff::Backoff;
+use crate::addresses::Addresses;
 use crate::connect::ClientBuilder;
 use crate::error::{Error, Kind, Result};
+use crate::retry::{Tried, Tries};
 use crate::session::SessionScope;
+use crate::stream::Opened;
 use crate::stubs::Stubs;
 use crate::{events, locks, registry, state, tasks, workflows};
 
 /// A client of a Drumline server. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    inner: Arc<Inner>,
+    addresses: Addresses,
     scope: Scope,
-}
-
-#[derive(Debug)]
-struct Inner {
-    endpoints: Vec<Endpoint>,
-    channels: Vec<Channel>,
-    /// The address that is in use: the others are turned to when it fails.
-    current: AtomicUsize,
 }
 
 /// What every call of a client carries.
@@ -53,40 +46,24 @@ pub(crate) struct Answer<R> {
 }
 
 impl Client {
-    /// Connects to the server at a URL, such as `http://127.0.0.1:7400`.
-    pub async fn connect(url: impl Into<String>) -> Result<Self> {
+    /// Connects to the server at a URL, such as `http://127.0.0.1:7400`, or to any of its replicas: `http://a:7400,http://b:7400`.
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self> {
         Self::builder(url).connect().await
     }
 
-    /// Begins to make a client, with the first address.
-    pub fn builder(url: impl Into<String>) -> ClientBuilder {
-        ClientBuilder::new(url.into())
+    /// Begins to make a client, with one address, or several separated by commas.
+    pub fn builder(url: impl AsRef<str>) -> ClientBuilder {
+        ClientBuilder::new(url.as_ref())
     }
 
-    /// A client over these connections, the one at `current` first.
-    pub(crate) fn new(
-        endpoints: Vec<Endpoint>,
-        channels: Vec<Channel>,
-        current: usize,
-        namespace: &str,
-        timeout: Duration,
-    ) -> Self {
-        let current = AtomicUsize::new(current);
-        let inner = Inner {
-            endpoints,
-            channels,
-            current,
-        };
+    pub(crate) fn new(addresses: Addresses, namespace: &str, timeout: Duration) -> Self {
         let scope = Scope {
             namespace: namespace.into(),
             timeout,
             session: None,
             traceparent: None,
         };
-        Self {
-            inner: Arc::new(inner),
-            scope,
-        }
+        Self { addresses, scope }
     }
 
     /// The log of the namespace, and what agents tell each other through it.
@@ -119,9 +96,10 @@ impl Client {
         registry::Registry::new(self.clone())
     }
 
-    /// The generated stubs, on the connection that is in use. They add nothing: no namespace, no `request_id`, no retries.
+    /// The generated stubs, on the connection that is in use. They add nothing: no namespace, no `request_id`, no retries, no other
+    /// address.
     pub fn stubs(&self) -> Stubs {
-        Stubs::new(self.inner.channels[self.index()].clone())
+        self.stubs_at(self.addresses.current())
     }
 
     /// The same client in another namespace, without its session.
@@ -132,10 +110,8 @@ impl Client {
             session: None,
             ..self.scope.clone()
         };
-        Self {
-            inner: self.inner.clone(),
-            scope,
-        }
+        let addresses = self.addresses.clone();
+        Self { addresses, scope }
     }
 
     /// The same client, acting under a session: every change that it makes is refused once the session is over.
@@ -151,10 +127,8 @@ impl Client {
             timeout,
             ..self.scope.clone()
         };
-        Self {
-            inner: self.inner.clone(),
-            scope,
-        }
+        let addresses = self.addresses.clone();
+        Self { addresses, scope }
     }
 
     /// The same client, sending a W3C trace context with every call.
@@ -164,10 +138,8 @@ impl Client {
             traceparent: Some(traceparent.into()),
             ..self.scope.clone()
         };
-        Self {
-            inner: self.inner.clone(),
-            scope,
-        }
+        let addresses = self.addresses.clone();
+        Self { addresses, scope }
     }
 
     /// The namespace of its calls; empty is `default`.
@@ -189,10 +161,8 @@ impl Client {
             session: Some(session),
             ..self.scope.clone()
         };
-        Self {
-            inner: self.inner.clone(),
-            scope,
-        }
+        let addresses = self.addresses.clone();
+        Self { addresses, scope }
     }
 
     pub(crate) fn session(&self) -> Option<&SessionScope> {
@@ -203,8 +173,8 @@ impl Client {
         self.scope.timeout
     }
 
-    pub(crate) fn endpoints(&self) -> &[Endpoint] {
-        &self.inner.endpoints
+    pub(crate) fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Sends one request until it is answered for good, within the client's time limit.
@@ -226,32 +196,34 @@ impl Client {
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
         let first_sent = Instant::now();
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut unknown = false;
+        let mut waits = Tries::new(Duration::from_millis(50), Duration::from_secs(2));
+        let (mut tried, mut unknown, mut tries) = (Tried::default(), false, 0);
         loop {
             let left = budget.saturating_sub(first_sent.elapsed());
             if left.is_zero() {
-                return Err(Error::deadline());
+                return Err(tried.tell(&self.addresses, Error::deadline()).after_unknown(unknown));
             }
-            let index = self.index();
+            let index = self.addresses.current();
+            tries += 1;
             let error = match self.once(index, left, request.clone(), &send).await {
                 Ok(message) => {
                     return Ok(Answer {
                         message,
                         first_sent,
-                        tries: backoff.tries() + 1,
+                        tries,
                     });
                 }
                 Err(error) => error,
             };
+            tried.note(index, &error);
             if !error.is_retryable() {
-                return Err(error);
+                // What an earlier try set going may still come about after this refusal.
+                return Err(tried.tell(&self.addresses, error).after_unknown(unknown));
             }
             unknown |= error.is_indeterminate();
-            self.turn_from(index, &error);
-            let wait = backoff.wait_after(error.retry_after());
+            let wait = waits.wait(&self.addresses, &error);
             if first_sent.elapsed() + wait >= budget {
-                return Err(error.after_unknown(unknown));
+                return Err(tried.tell(&self.addresses, error).after_unknown(unknown));
             }
             tracing::debug!(%error, ?wait, "a call is tried again");
             tokio::time::sleep(wait).await;
@@ -264,12 +236,9 @@ impl Client {
         F: Fn(Stubs, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
-        let index = self.index();
+        let index = self.addresses.current();
         let result = self.once(index, budget, request, &send).await;
-        if let Err(error) = &result {
-            self.turn_from(index, error);
-        }
-        result
+        result.map_err(|error| error.at(&self.addresses.get(index).place()))
     }
 
     async fn once<Q, R, F, Fut>(&self, index: usize, left: Duration, request: Q, send: &F) -> Result<R>
@@ -277,32 +246,38 @@ impl Client {
         F: Fn(Stubs, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<R>, Status>>,
     {
+        let began = Instant::now();
         let mut request = self.request(request);
         request.set_timeout(left);
-        let stubs = Stubs::new(self.inner.channels[index].clone());
-        match tokio::time::timeout(left, send(stubs, request)).await {
+        let result = match tokio::time::timeout(left, send(self.stubs_at(index), request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(status.into()),
+            Ok(Err(status)) => match Error::from(status) {
+                // The transport keeps the same time.
+                error if error.kind() == Kind::Transport && began.elapsed() >= left => Err(Error::deadline()),
+                error => Err(error),
+            },
             Err(_elapsed) => Err(Error::deadline()),
-        }
+        };
+        self.addresses.note(index, began, result.as_ref().err());
+        result
     }
 
     /// Opens a stream once. Trying again is the business of who reads it, since only it knows where to go on.
-    pub(crate) async fn open<Q, R, F, Fut>(&self, request: Q, send: F) -> Result<R>
+    pub(crate) async fn open<Q, M, F, Fut>(&self, request: Q, send: F) -> Result<Opened<M>>
     where
         F: FnOnce(Stubs, Request<Q>) -> Fut,
-        Fut: Future<Output = Result<Response<R>, Status>>,
+        Fut: Future<Output = Result<Response<Streaming<M>>, Status>>,
     {
-        let index = self.index();
-        let stubs = Stubs::new(self.inner.channels[index].clone());
-        let opened = tokio::time::timeout(self.scope.timeout, send(stubs, self.request(request)));
-        let result = match opened.await {
-            Ok(Ok(response)) => return Ok(response.into_inner()),
-            Ok(Err(status)) => Error::from(status),
-            Err(_elapsed) => Error::transport("the stream was not opened in time"),
+        let (index, began) = (self.addresses.current(), Instant::now());
+        let opening = send(self.stubs_at(index), self.request(request));
+        let result = match tokio::time::timeout(self.scope.timeout, opening).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(Error::from(status)),
+            Err(_elapsed) => Err(Error::transport("the stream was not opened in time")),
         };
-        self.turn_from(index, &result);
-        Err(result)
+        self.addresses.note(index, began, result.as_ref().err());
+        let stream = result.map_err(|error| error.at(&self.addresses.get(index).place()))?;
+        Ok(Opened::new(stream, self.addresses.clone(), index))
     }
 
     fn request<Q>(&self, message: Q) -> Request<Q> {
@@ -313,18 +288,8 @@ impl Client {
         request
     }
 
-    fn index(&self) -> usize {
-        self.inner.current.load(Ordering::Relaxed)
-    }
-
-    /// Turns to the next address if this one could not be reached or is going away.
-    fn turn_from(&self, index: usize, error: &Error) {
-        if error.kind() == Kind::Transport || error.code() == tonic::Code::Unavailable {
-            let next = (index + 1) % self.inner.channels.len();
-            let (relaxed, current) = (Ordering::Relaxed, &self.inner.current);
-            // Who loses this race finds that another has turned already.
-            let _turned = current.compare_exchange(index, next, relaxed, relaxed);
-        }
+    fn stubs_at(&self, index: usize) -> Stubs {
+        Stubs::new(self.addresses.get(index).channel.clone())
     }
 }
 
@@ -338,21 +303,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_failed_address_is_left_once_however_many_calls_failed_on_it() {
-        let builder = Client::builder("127.0.0.1:1").address("127.0.0.1:2");
-        let client = builder.connect_lazy().expect("a client");
-        client.turn_from(0, &Error::transport("gone"));
-        client.turn_from(0, &Error::transport("gone"));
-        assert_eq!(client.index(), 1);
-    }
-
-    #[tokio::test]
     async fn nobody_there_is_a_transport_error_within_the_deadline() {
         let builder = Client::builder("127.0.0.1:1").timeout(Duration::from_millis(300));
         let client = builder.connect_lazy().expect("a client");
         let begun = Instant::now();
         let error = client.state().get::<()>("x").await.expect_err("nobody is there");
         assert!(matches!(error.kind(), Kind::Transport | Kind::Deadline), "{error:?}");
+        assert!(error.message().contains("http://127.0.0.1:1: "), "{error}");
         assert!(begun.elapsed() < Duration::from_secs(2));
     }
 }

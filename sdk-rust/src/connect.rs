@@ -4,13 +4,30 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
+use crate::addresses::{Address, Addresses, place};
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, innermost};
 
 /// How long a call may take, retries included, unless it says otherwise.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What an only address is given: there is no other to turn to.
+const ALONE: Patience = Patience {
+    connect: Duration::from_secs(5),
+    silence: Duration::from_secs(15),
+};
+/// What each of several addresses is given.
+const AMONG_OTHERS: Patience = Patience {
+    connect: Duration::from_secs(2),
+    silence: Duration::from_secs(5),
+};
+
+/// How long an address is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    connect: Duration,
+    silence: Duration,
+}
 
 /// Makes a [`Client`].
 #[derive(Clone, Debug)]
@@ -19,23 +36,36 @@ pub struct ClientBuilder {
     addresses: Vec<String>,
     namespace: String,
     timeout: Duration,
-    connect_timeout: Duration,
+    connect_timeout: Option<Duration>,
+    silence_timeout: Option<Duration>,
 }
 
 impl ClientBuilder {
-    pub(crate) fn new(url: String) -> Self {
-        Self {
-            addresses: vec![url],
+    pub(crate) fn new(url: &str) -> Self {
+        let empty = Self {
+            addresses: Vec::new(),
             namespace: String::new(),
             timeout: CALL_TIMEOUT,
-            connect_timeout: CONNECT_TIMEOUT,
-        }
+            connect_timeout: None,
+            silence_timeout: None,
+        };
+        empty.address(url)
     }
 
-    /// Adds an address to turn to when those before it cannot be reached.
-    pub fn address(mut self, url: impl Into<String>) -> Self {
-        self.addresses.push(url.into());
+    /// Adds an address, or several separated by commas. All are replicas of one server: any of them is used, another when that fails.
+    pub fn address(mut self, url: impl AsRef<str>) -> Self {
+        for url in url.as_ref().split(',').map(str::trim).filter(|url| !url.is_empty()) {
+            let url = with_scheme(url);
+            if !self.addresses.contains(&url) {
+                self.addresses.push(url);
+            }
+        }
         self
+    }
+
+    /// Adds a list of addresses.
+    pub fn addresses(self, urls: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        urls.into_iter().fold(self, Self::address)
     }
 
     /// The namespace of every call; `default` if it is not set.
@@ -50,88 +80,92 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one connection may take to be made; 5 s if it is not set.
+    /// How long one connection may take to be made; if it is not set, 5 s, and 2 s where there are several addresses.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connect_timeout = Some(timeout);
         self
     }
 
-    /// Connects to the first address that answers.
+    /// How long a connection may be silent, its pings unanswered, before it is given up: 15 s if it is not set, 5 s where there are several
+    /// addresses. A call may take longer, if its server is alive.
+    pub fn silence_timeout(mut self, timeout: Duration) -> Self {
+        self.silence_timeout = Some(timeout);
+        self
+    }
+
+    /// Connects to the first address that answers, beginning with any of them.
     pub async fn connect(self) -> Result<Client> {
         let endpoints = self.endpoints()?;
-        let mut failed = None;
-        for (index, endpoint) in endpoints.iter().enumerate() {
+        let first = rand::random_range(0..endpoints.len());
+        let mut failed = Vec::new();
+        for index in (first..endpoints.len()).chain(0..first) {
+            let endpoint = &endpoints[index];
             match endpoint.connect().await {
-                Ok(channel) => return Ok(self.client(endpoints.clone(), Some((index, channel)))),
-                Err(error) => failed = Some((endpoint.uri().clone(), error)),
+                Ok(channel) => return Ok(self.client(endpoints, index, Some(channel))),
+                Err(error) => failed.push(format!("{}: {}", place(endpoint), innermost(&error))),
             }
         }
-        Err(match failed {
-            Some((uri, error)) => {
-                let source: &dyn std::error::Error = &error;
-                Error::transport(format!("cannot connect to {uri}: {}", innermost(source)))
-            }
-            None => Error::config("no address was given"),
-        })
+        Err(Error::unreachable(format!("cannot connect to {}", failed.join("; "))))
     }
 
     /// Makes a client that connects when it is first used. Must be called on a runtime, which its connections then live on.
     pub fn connect_lazy(self) -> Result<Client> {
         let endpoints = self.endpoints()?;
-        if endpoints.is_empty() {
+        let first = rand::random_range(0..endpoints.len());
+        Ok(self.client(endpoints, first, None))
+    }
+
+    /// At least one, or an error.
+    fn endpoints(&self) -> Result<Vec<Endpoint>> {
+        let usual = if self.addresses.len() > 1 { AMONG_OTHERS } else { ALONE };
+        let patience = Patience {
+            connect: self.connect_timeout.unwrap_or(usual.connect),
+            silence: self.silence_timeout.unwrap_or(usual.silence),
+        };
+        if self.addresses.is_empty() {
             return Err(Error::config("no address was given"));
         }
-        Ok(self.client(endpoints, None))
+        self.addresses.iter().map(|url| endpoint(url, patience)).collect()
     }
 
-    fn endpoints(&self) -> Result<Vec<Endpoint>> {
-        self.addresses
-            .iter()
-            .map(|url| endpoint(url, self.connect_timeout))
-            .collect()
-    }
-
-    fn client(self, endpoints: Vec<Endpoint>, made: Option<(usize, Channel)>) -> Client {
-        let mut channels: Vec<Channel> = endpoints.iter().map(Endpoint::connect_lazy).collect();
-        let mut current = 0;
-        if let Some((index, channel)) = made {
-            channels[index] = channel;
-            current = index;
+    fn client(self, endpoints: Vec<Endpoint>, current: usize, made: Option<Channel>) -> Client {
+        let lazy = |endpoint: Endpoint| Address {
+            channel: endpoint.connect_lazy(),
+            endpoint,
+        };
+        let mut all: Vec<Address> = endpoints.into_iter().map(lazy).collect();
+        if let Some(channel) = made {
+            all[current].channel = channel;
         }
-        let Self { namespace, timeout, .. } = self;
-        Client::new(endpoints, channels, current, &namespace, timeout)
+        Client::new(Addresses::new(all, current), &self.namespace, self.timeout)
     }
 }
 
-/// The cause at the bottom of an error, which is the one that says something.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
-}
-
-fn endpoint(url: &str, connect_timeout: Duration) -> Result<Endpoint> {
-    let url = if url.contains("://") {
+fn with_scheme(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    if url.contains("://") {
         url.to_owned()
     } else {
         format!("http://{url}")
-    };
+    }
+}
+
+fn endpoint(url: &str, patience: Patience) -> Result<Endpoint> {
     if !url.starts_with("http://") {
         return Err(Error::config(format!("{url}: only http:// is spoken so far")));
     }
-    let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| Error::config(format!("{url}: {error}")))?;
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| Error::config(format!("{url}: {error}")))?;
     let agent = concat!("drumline-rust/", env!("CARGO_PKG_VERSION"));
     let endpoint = endpoint
         .user_agent(agent)
         .map_err(|error| Error::config(error.to_string()))?;
     Ok(endpoint
-        .connect_timeout(connect_timeout)
+        .connect_timeout(patience.connect)
         .tcp_nodelay(true)
         .tcp_keepalive(Some(Duration::from_secs(30)))
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
+        // A ping goes out where nothing has come for half the time; the other half is for its answer.
+        .http2_keep_alive_interval(patience.silence / 2)
+        .keep_alive_timeout(patience.silence / 2)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(8 << 20))
@@ -147,5 +181,38 @@ mod tests {
         assert!(Client::builder("127.0.0.1:7400").connect_lazy().is_ok());
         let refused = Client::builder("https://there").connect_lazy().expect_err("no TLS yet");
         assert_eq!(refused.kind(), Kind::Config);
+    }
+
+    #[test]
+    fn several_addresses_come_in_one_text_or_one_by_one_and_count_once() {
+        let builder = Client::builder("a:1, http://b:2/,,").address("http://a:1");
+        let builder = builder.addresses(["c:3", "d:4,c:3"]);
+        assert_eq!(
+            builder.addresses,
+            ["http://a:1", "http://b:2", "http://c:3", "http://d:4"]
+        );
+        let none = Client::builder(" , ").connect_lazy().expect_err("no address");
+        assert_eq!(none.kind(), Kind::Config);
+    }
+
+    #[tokio::test]
+    async fn where_nobody_is_there_every_address_is_named_and_nothing_was_sent() {
+        let builder = Client::builder("127.0.0.1:1,127.0.0.1:2");
+        let error = builder.connect().await.expect_err("nobody is there");
+        assert_eq!(error.kind(), Kind::Transport);
+        assert!(!error.is_indeterminate());
+        for place in ["http://127.0.0.1:1: ", "http://127.0.0.1:2: "] {
+            assert!(error.message().contains(place), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_spread_over_the_addresses() {
+        let mut first = [0; 2];
+        for _ in 0..100 {
+            let client = Client::builder("a:1,b:2").connect_lazy().expect("a client");
+            first[client.addresses().current()] += 1;
+        }
+        assert!(first.iter().all(|&count| count > 0), "{first:?}");
     }
 }

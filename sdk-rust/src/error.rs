@@ -25,7 +25,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// The server decided it: [`Error::reason`] says why.
     Refused,
-    /// The server could not be reached, or the connection broke. Whether a change was made cannot be known.
+    /// The server could not be reached, or the connection broke. [`Error::is_indeterminate`] says whether a change may have been
+    /// made.
     Transport,
     /// The call's time was up before an answer came. Whether a change was made cannot be known.
     Deadline,
@@ -53,6 +54,7 @@ struct Inner {
     violations: Vec<Violation>,
     retry_after: Option<Duration>,
     after_unknown: bool,
+    unsent: bool,
     conflict: Option<pb::State>,
     ended: Option<Ended>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -84,6 +86,7 @@ impl Error {
             violations: Vec::new(),
             retry_after: None,
             after_unknown: false,
+            unsent: false,
             conflict: None,
             ended: None,
             source: None,
@@ -106,8 +109,15 @@ impl Error {
         Self::local(Kind::Transport, Code::Unavailable, message)
     }
 
+    /// The server could not be connected to: nothing was sent.
+    pub(crate) fn unreachable(message: impl Into<String>) -> Self {
+        let mut made = Self::transport(message);
+        made.0.unsent = true;
+        made
+    }
+
     pub(crate) fn deadline() -> Self {
-        let message = "the call's time was up before an answer came";
+        let message = "no answer came in time";
         Self::local(Kind::Deadline, Code::DeadlineExceeded, message)
     }
 
@@ -247,12 +257,52 @@ impl Error {
     /// Whether it cannot be known if the change was made.
     pub fn is_indeterminate(&self) -> bool {
         let unanswered = match self.kind() {
-            Kind::Transport => true,
+            Kind::Transport => !self.0.unsent,
             // Where the server says so itself, nothing was changed.
-            Kind::Deadline => self.reason() == Reason::Unspecified,
+            Kind::Deadline => !self.is_decided(),
             _ => false,
         };
         self.0.after_unknown || unanswered || self.reason() == Reason::OutcomeUnknown
+    }
+
+    /// Whether the server decided it, and gave its reason.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.reason() != Reason::Unspecified
+    }
+
+    /// Whether it speaks against the address that it came from, so that another is to be tried: nobody is there, nobody
+    /// answers, or the server cannot answer now.
+    pub(crate) fn is_of_address(&self) -> bool {
+        match self.kind() {
+            Kind::Transport => true,
+            Kind::Deadline => !self.is_decided(),
+            Kind::Refused => self.code() == Code::Unavailable,
+            _ => false,
+        }
+    }
+
+    /// Why it failed, without the words of the layers between.
+    pub(crate) fn why(&self) -> String {
+        let status = self.0.source.as_deref().filter(|_| self.kind() == Kind::Transport);
+        match status.and_then(|status| status.source()) {
+            Some(cause) => innermost(cause),
+            None => self.to_string(),
+        }
+    }
+
+    /// The same error in other words.
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.0.message = message;
+        self
+    }
+
+    /// The same error, naming the address that it came from where no server decided it.
+    pub(crate) fn at(self, place: &str) -> Self {
+        if self.is_decided() || self.kind() == Kind::Refused {
+            return self;
+        }
+        let message = format!("{place}: {}", self.why());
+        self.with_message(message)
     }
 
     /// The same error, of a call with an earlier try of which it cannot be known what became.
@@ -260,6 +310,15 @@ impl Error {
         self.0.after_unknown |= unknown;
         self
     }
+}
+
+/// The cause at the bottom of an error, which is the one that says something.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
 }
 
 impl fmt::Display for Error {

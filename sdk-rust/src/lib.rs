@@ -25,10 +25,13 @@
 //!   again is sent again, with jittered waits and, where it changes something, always the same `request_id`.
 //! - An [`Error`] has the server's [`Reason`]. [`Error::is_indeterminate`] says where it cannot be known whether a change
 //!   was made.
+//! - Several addresses (`http://a:7400,http://b:7400`) are replicas: one that cannot be reached, is silent or says UNAVAILABLE is
+//!   left at once for another, by calls, lock guards, streams and agents, and tried again after a while.
 //! - Streams go on after a break, events and documents from their cursor.
 //! - Time is this process's monotonic clock; leases are counted from before they were asked for.
 #![warn(missing_docs)]
 
+mod addresses;
 pub mod agent;
 pub mod backoff;
 mod client;
@@ -40,6 +43,7 @@ mod lock_guard;
 pub mod locks;
 pub mod payload;
 pub mod registry;
+mod retry;
 mod session;
 pub mod state;
 mod state_write;

@@ -1,7 +1,8 @@
 //! A lock that is held: it renews itself, and tells its holder before the lease is over.
 //!
 //! The server is authoritative over who holds the lock; the guard is what its holder may assume. It renews at a third of the
-//! lease. A renewal that fails for want of an answer is tried again until the margin before the lease's end; only
+//! lease, at whichever replica answers. A renewal that fails for want of an answer is tried again, at another address at once
+//! and after waits that fit into what is left, until the margin before the lease's end; only
 //! then, or when the server says that the lease is over, is the lock lost. From that moment [`LockGuard::lost`] is
 //! ready and [`LockGuard::is_held`] false, while the server does not yet give the lock to another.
 //!
@@ -18,10 +19,10 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
 use crate::client::{Client, request_id};
 use crate::error::{Error, Kind, Result};
 use crate::lease::Lease;
+use crate::retry::Tries;
 use crate::time;
 
 /// A lock that is held. Dropping it gives the lock back in the background; [`LockGuard::release`] waits for that.
@@ -210,21 +211,14 @@ impl Held {
     }
 
     async fn release(&self) -> Result<()> {
-        let request = pb::ReleaseLockRequest {
-            namespace: self.client.namespace(),
-            session_id: self.client.session_id(),
-            request_id: request_id(),
-            resource_id: self.resource.clone(),
-            fencing_token: self.token,
-        };
-        let send = |stubs: crate::Stubs, request| async move { stubs.locks().release_lock(request).await };
-        self.client.call(request, send).await.map(|_| ())
+        let released = self.client.locks().release(&self.resource, self.token).await;
+        released.map(|_| ())
     }
 }
 
 /// Renews until the lock is lost; the guard ends it when it is given back.
 async fn keep(held: Arc<Held>) {
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut tries = Tries::new(Duration::from_millis(50), Duration::from_secs(1));
     let mut next = held.lease().renew_at();
     loop {
         let end = held.lease().usable_until();
@@ -244,7 +238,7 @@ async fn keep(held: Arc<Held>) {
         };
         match renewed {
             Ok(()) => {
-                backoff.reset();
+                tries.reset();
                 next = held.lease().renew_at();
             }
             Err(error) if error.is_lease_over() || error.is_session_over() => {
@@ -252,7 +246,9 @@ async fn keep(held: Arc<Held>) {
             }
             Err(error) => {
                 tracing::debug!(%error, resource = held.resource, "a renewal failed");
-                next = Instant::now() + backoff.wait_after(error.retry_after());
+                let now = Instant::now();
+                let wait = tries.wait(held.client.addresses(), &error);
+                next = now + wait.min(held.lease().renewal_timeout(now));
             }
         }
     }

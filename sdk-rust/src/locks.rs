@@ -42,6 +42,34 @@ impl Locks {
         }
     }
 
+    /// Asks for the lock on a resource and leaves the lease to the caller: no guard renews it or gives it back. The request's
+    /// namespace, session and `request_id` are filled in.
+    pub async fn acquire_unguarded(&self, request: pb::AcquireLockRequest) -> Result<pb::Lock> {
+        let budget = time::from_proto(request.wait_timeout) + self.client.timeout();
+        let request = pb::AcquireLockRequest {
+            namespace: self.client.namespace(),
+            session_id: self.client.session_id(),
+            request_id: request_id(),
+            ..request
+        };
+        let send = |stubs: crate::Stubs, request| async move { stubs.locks().acquire_lock(request).await };
+        let answer = self.client.call_within(budget, request, send).await?;
+        Ok(answer.message.lock.unwrap_or_default())
+    }
+
+    /// Gives back a lock that no guard gives back.
+    pub async fn release(&self, resource_id: &str, fencing_token: i64) -> Result<pb::ReleaseLockResponse> {
+        let request = pb::ReleaseLockRequest {
+            namespace: self.client.namespace(),
+            session_id: self.client.session_id(),
+            request_id: request_id(),
+            resource_id: resource_id.into(),
+            fencing_token,
+        };
+        let send = |stubs: crate::Stubs, request| async move { stubs.locks().release_lock(request).await };
+        self.client.call(request, send).await
+    }
+
     /// The lock on a resource; an error with reason `LockNotFound` if nobody holds it.
     pub async fn get(&self, resource_id: &str) -> Result<pb::Lock> {
         let namespace = self.client.namespace();
@@ -131,8 +159,12 @@ impl Acquire {
         // …and renew at once, which says it exactly.
         if answer.tries > 1 || !lease.is_usable(Instant::now()) {
             guard.renew_once(ttl / 3).await.or_else(|error| {
-                let usable = guard.is_held() && error.is_indeterminate();
-                if usable { Ok(()) } else { Err(error) }
+                let unanswered = error.is_indeterminate() || error.is_retryable();
+                if guard.is_held() && unanswered {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
             })?;
         }
         if guard.is_held() {

@@ -6,11 +6,10 @@
 use drumline_proto::v1 as pb;
 use futures::Stream;
 use futures::stream::BoxStream;
-use tonic::Streaming;
 
 use crate::client::{Client, request_id};
 use crate::error::Result;
-use crate::stream::{Source, paged, resumed};
+use crate::stream::{Opened, Source, paged, resumed};
 
 /// `RegistryService`.
 #[derive(Clone, Debug)]
@@ -139,7 +138,11 @@ struct AgentWatch {
 impl Source for AgentWatch {
     type Message = pb::WatchAgentsResponse;
 
-    async fn open(&mut self) -> Result<Streaming<Self::Message>> {
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
+    async fn open(&mut self) -> Result<Opened<Self::Message>> {
         let request = pb::WatchAgentsRequest {
             namespace: self.client.namespace(),
             filter: Some(self.filter.clone()),

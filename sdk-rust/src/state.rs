@@ -10,13 +10,12 @@ use futures::Stream;
 use futures::stream::BoxStream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tonic::Streaming;
 
 use crate::backoff::Backoff;
 use crate::client::{Client, request_id};
 use crate::error::{Error, Reason, Result};
 use crate::payload;
-use crate::stream::{Source, paged, resumed};
+use crate::stream::{Opened, Source, paged, resumed};
 
 pub use crate::state_write::{Delete, Put, Written};
 
@@ -65,6 +64,11 @@ impl States {
 
     /// Reads one of the kept versions of a document; 0 is the current one.
     pub async fn get_version<T: DeserializeOwned>(&self, state_id: &str, version: i64) -> Result<Document<T>> {
+        document(self.get_state(state_id, version).await?)
+    }
+
+    /// Reads one of the kept versions of a document as the server has it, whatever its content; 0 is the current one.
+    pub async fn get_state(&self, state_id: &str, version: i64) -> Result<pb::State> {
         let namespace = self.client.namespace();
         let request = pb::GetStateRequest {
             namespace,
@@ -72,8 +76,7 @@ impl States {
             version,
         };
         let send = |stubs: crate::Stubs, request| async move { stubs.state().get_state(request).await };
-        let response = self.client.call(request, send).await?;
-        document(response.state.unwrap_or_default())
+        Ok(self.client.call(request, send).await?.state.unwrap_or_default())
     }
 
     /// Writes a document whole. Await it, or say more first.
@@ -252,7 +255,11 @@ struct StateWatch {
 impl Source for StateWatch {
     type Message = pb::WatchStateResponse;
 
-    async fn open(&mut self) -> Result<Streaming<Self::Message>> {
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
+    async fn open(&mut self) -> Result<Opened<Self::Message>> {
         use pb::watch_state_request::Target;
         let target = match self.watched.clone() {
             Watched::Document(id) => Target::StateId(id),

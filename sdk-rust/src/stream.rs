@@ -1,8 +1,8 @@
 //! Server streams that go on after a break, and lists that go on after a page.
 //!
 //! A [`Source`] knows how to open its stream from where it has come; the loop here opens it again after whatever can be
-//! mended by that (a broken connection, a server that is stopping, a consumer that was cut off for being slow), with a
-//! jittered wait. What cannot be mended, such as a cursor out of range, is handed to the reader and ends the stream.
+//! mended by that (a broken connection, a server that is stopping, a consumer that was cut off for being slow): at another
+//! address at once, else after a jittered wait. What cannot be mended, such as a cursor out of range, is handed to the reader and ends the stream.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -11,16 +11,51 @@ use futures::Stream;
 use futures::stream::BoxStream;
 use tonic::Streaming;
 
-use crate::backoff::Backoff;
+use crate::addresses::Addresses;
+use crate::client::Client;
 use crate::error::{Error, Reason, Result};
+use crate::retry::Tries;
+
+/// A stream that is open at one address, which is left where the stream breaks.
+pub(crate) struct Opened<M> {
+    stream: Streaming<M>,
+    addresses: Addresses,
+    index: usize,
+    since: Instant,
+}
+
+impl<M> Opened<M> {
+    pub(crate) fn new(stream: Streaming<M>, addresses: Addresses, index: usize) -> Self {
+        Self {
+            stream,
+            addresses,
+            index,
+            since: Instant::now(),
+        }
+    }
+
+    /// The next message. That there is none is an error: who reads knows when nothing more is to come.
+    async fn message(&mut self) -> Result<M> {
+        let error = match self.stream.message().await {
+            Ok(Some(message)) => return Ok(message),
+            Ok(None) => Error::transport("the server ended the stream"),
+            Err(status) => status.into(),
+        };
+        self.addresses.note(self.index, self.since, Some(&error));
+        Err(error.at(&self.addresses.get(self.index).place()))
+    }
+}
 
 /// A stream that can be opened again from where it has come.
 pub(crate) trait Source: Send + 'static {
     /// One message.
     type Message: Send + 'static;
 
+    /// Whose stream it is.
+    fn client(&self) -> &Client;
+
     /// Opens the stream from where it has come.
-    fn open(&mut self) -> impl Future<Output = Result<Streaming<Self::Message>>> + Send;
+    fn open(&mut self) -> impl Future<Output = Result<Opened<Self::Message>>> + Send;
 
     /// Takes note of a message: where it has come.
     fn seen(&mut self, message: &Self::Message);
@@ -41,8 +76,8 @@ pub(crate) fn is_mendable(error: &Error) -> bool {
 
 struct Resumed<S: Source> {
     source: S,
-    open: Option<Streaming<S::Message>>,
-    backoff: Backoff,
+    open: Option<Opened<S::Message>>,
+    tries: Tries,
     give_up_after: Option<Duration>,
     broken_since: Option<Instant>,
     ended: bool,
@@ -53,7 +88,7 @@ pub(crate) fn resumed<S: Source>(source: S, give_up_after: Option<Duration>) -> 
     let state = Resumed {
         source,
         open: None,
-        backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
+        tries: Tries::new(Duration::from_millis(50), Duration::from_secs(5)),
         give_up_after,
         broken_since: None,
         ended: false,
@@ -71,13 +106,12 @@ impl<S: Source> Resumed<S> {
                 return None;
             }
             let error = match self.read().await {
-                Ok(Some(message)) => {
-                    self.backoff.reset();
+                Ok(message) => {
+                    self.tries.reset();
                     self.broken_since = None;
                     self.source.seen(&message);
                     return Some(Ok(message));
                 }
-                Ok(None) => Error::transport("the server ended the stream"),
                 Err(error) => error,
             };
             self.open = None;
@@ -88,19 +122,19 @@ impl<S: Source> Resumed<S> {
                 self.ended = true;
                 return Some(Err(error));
             }
-            let wait = self.backoff.wait_after(error.retry_after());
+            let wait = self.tries.wait(self.source.client().addresses(), &error);
             tracing::debug!(%error, ?wait, "a stream is opened again");
             tokio::time::sleep(wait).await;
         }
     }
 
     /// The next message of the open stream, which is opened if it is not.
-    async fn read(&mut self) -> Result<Option<S::Message>> {
+    async fn read(&mut self) -> Result<S::Message> {
         let stream = match &mut self.open {
             Some(stream) => stream,
             None => self.open.insert(self.source.open().await?),
         };
-        Ok(stream.message().await?)
+        stream.message().await
     }
 }
 

@@ -9,11 +9,10 @@ use drumline_proto::v1 as pb;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use pb::subscribe_response::Content;
-use tonic::Streaming;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::stream::{Source, resumed};
+use crate::stream::{Opened, Source, resumed};
 use crate::time;
 
 /// Which events. Every condition that is given must hold.
@@ -245,7 +244,11 @@ struct Subscription {
 impl Source for Subscription {
     type Message = pb::SubscribeResponse;
 
-    async fn open(&mut self) -> Result<Streaming<Self::Message>> {
+    fn client(&self) -> &Client {
+        &self.subscribe.client
+    }
+
+    async fn open(&mut self) -> Result<Opened<Self::Message>> {
         use pb::subscribe_request::Start as Wire;
         let cursor = self.cursor.get();
         let start = match &self.subscribe.start {

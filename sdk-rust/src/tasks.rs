@@ -13,11 +13,10 @@ use futures::stream::BoxStream;
 use pb::task::State;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tonic::Streaming;
 
 use crate::client::{Client, request_id};
 use crate::error::{Error, Result};
-use crate::stream::{Source, paged, resumed};
+use crate::stream::{Opened, Source, paged, resumed};
 use crate::{payload, time};
 
 /// How long one call waits for a task's end before it asks again.
@@ -301,7 +300,11 @@ struct TaskWatch {
 impl Source for TaskWatch {
     type Message = pb::WatchTaskResponse;
 
-    async fn open(&mut self) -> Result<Streaming<Self::Message>> {
+    fn client(&self) -> &Client {
+        &self.handle.client
+    }
+
+    async fn open(&mut self) -> Result<Opened<Self::Message>> {
         let namespace = self.handle.client.namespace();
         let request = pb::WatchTaskRequest {
             namespace,

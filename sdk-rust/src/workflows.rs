@@ -9,11 +9,10 @@ use futures::Stream;
 use futures::stream::BoxStream;
 use pb::workflow::State;
 use serde::de::DeserializeOwned;
-use tonic::Streaming;
 
 use crate::client::{Client, request_id};
 use crate::error::{Error, Result};
-use crate::stream::{Source, paged, resumed};
+use crate::stream::{Opened, Source, paged, resumed};
 use crate::workflow::Workflow;
 use crate::{payload, time};
 
@@ -217,7 +216,11 @@ struct WorkflowWatch {
 impl Source for WorkflowWatch {
     type Message = pb::WatchWorkflowResponse;
 
-    async fn open(&mut self) -> Result<Streaming<Self::Message>> {
+    fn client(&self) -> &Client {
+        &self.handle.client
+    }
+
+    async fn open(&mut self) -> Result<Opened<Self::Message>> {
         let namespace = self.handle.client.namespace();
         let workflow_id = self.handle.workflow_id.clone();
         let request = pb::WatchWorkflowRequest { namespace, workflow_id };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
-use crate::config::Limits;
+use crate::config::{Defaults, Limits, Policy, Retention};
 use crate::lane::Lanes;
 use crate::machine;
 use crate::sessions::beats::Beats;
@@ -32,6 +32,10 @@ pub struct App {
     pub gap: Gap,
     /// What the server accepts.
     pub limits: Limits,
+    /// What holds where a request does not say.
+    pub defaults: Defaults,
+    /// How long things are kept.
+    pub retention: Retention,
     /// Set when the server is stopping: streams end, health says NOT_SERVING.
     pub draining: CancellationToken,
 }
@@ -41,17 +45,29 @@ impl App {
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub async fn start(store: Store, bus: Bus, limits: Limits) -> Result<Arc<App>, StoreError> {
+    pub async fn start(store: Store, bus: Bus, policy: Policy) -> Result<Arc<App>, StoreError> {
+        let Policy {
+            limits,
+            defaults,
+            retention,
+        } = policy;
         let beats = Beats::new();
         let gap = Gap::new();
-        let due = Due::new();
+        let due = Due::new(&retention);
         let observers: Vec<crate::tail::Observer> = vec![beats.observer(), due.observer()];
         let draining = CancellationToken::new();
         let (lost, lost_of) = tokio::sync::mpsc::unbounded_channel();
         let on_lost: OnLost = Box::new(move |namespace| drop(lost.send(Arc::clone(namespace))));
         let tail = Tail::start(store.clone(), bus, observers, on_lost, draining.clone()).await?;
-        let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone());
-        Sweep::start(due.clone(), store.clone(), lanes.clone(), gap.clone(), draining.clone());
+        let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone(), retention);
+        Sweep::start(
+            due.clone(),
+            store.clone(),
+            lanes.clone(),
+            gap.clone(),
+            retention,
+            draining.clone(),
+        );
         let watchman = Watchman {
             store: store.clone(),
             lanes: lanes.clone(),
@@ -73,6 +89,8 @@ impl App {
             pulse,
             gap,
             limits,
+            defaults,
+            retention,
             draining,
         }))
     }

@@ -6,12 +6,14 @@
 //!
 //! Failure: a store that is not there is tried again; a job that finds its row changed does nothing.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Retention;
 use crate::error::Refusal;
 use crate::events::{self, Event};
 use crate::lane::{BatchRecord, Call, Decision, Lanes, RequestRecord, Urgency, World, refusal_of};
@@ -20,7 +22,7 @@ use crate::machine::{self, HashMap};
 use crate::registry::{self, Agent};
 use crate::sessions::gap::Gap;
 use crate::sessions::{self, Session};
-use crate::store::row::Row;
+use crate::store::row::{Row, Value};
 use crate::store::{Head, Selection, Store, TablePlan, TableRows};
 use crate::tail::Observer;
 use crate::tasks::{self, Task};
@@ -31,8 +33,8 @@ use crate::workflows::{self, Workflow};
 const ROUND: usize = 256;
 /// How long after something failed it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// How long an answer to a request is kept.
-const REQUEST_RETENTION: Duration = Duration::from_secs(3_600);
+/// How many chunks of old events one round deletes, before it is looked at what else is due.
+const CHUNKS: usize = 8;
 /// Old rows are deleted this much later than they could be, so that they go many at a time.
 const LAZINESS: Duration = Duration::from_secs(60);
 /// How much later than the server that committed it this one looks at what is due.
@@ -41,9 +43,11 @@ const HANDICAP: Duration = Duration::from_millis(300);
 const BREATH: Duration = Duration::from_millis(2);
 
 /// When each namespace is to be looked at again.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Due {
     shared: Arc<Shared>,
+    /// So long after a commit, at the latest, there is something old to delete.
+    at_the_latest: Duration,
 }
 
 #[derive(Default)]
@@ -54,18 +58,21 @@ struct Shared {
 
 impl Due {
     /// Nothing is due.
-    pub fn new() -> Due {
-        Due::default()
+    pub fn new(retention: &Retention) -> Due {
+        Due {
+            shared: Arc::default(),
+            at_the_latest: retention.events.min(retention.requests) + LAZINESS,
+        }
     }
 
     /// What keeps the timers in step with what is committed.
     pub fn observer(&self) -> Observer {
         let due = self.clone();
         Box::new(move |commit| {
-            let retention = commit.head.now + events::rules::RETENTION + LAZINESS;
+            let latest = commit.head.now + due.at_the_latest;
             // What another server committed it also looks after: only if it does not is there anything left to do.
             let handicap = if commit.own { Duration::ZERO } else { HANDICAP };
-            let next = commit.next_due.unwrap_or(retention).min(retention);
+            let next = commit.next_due.unwrap_or(latest).min(latest);
             due.note(&commit.namespace, next + handicap);
         })
     }
@@ -110,6 +117,59 @@ pub struct Sweep {
     lanes: Lanes,
     /// The last time in which clients could not reach the server. Asked inside the jobs: a process that was stopped since may wake there.
     gap: Gap,
+    retention: Retention,
+    clock: Clock,
+    beginnings: KnownBeginnings,
+}
+
+/// Where what is kept of a namespace begins: nothing is before, and nothing comes there any more. Rows that were deleted lie in the way
+/// of whoever reads from the very beginning of an index.
+#[derive(Clone, Copy, Default)]
+struct Beginnings {
+    /// Another history may begin earlier.
+    epoch: i64,
+    event: i64,
+    request_at: i64,
+    batch: i64,
+}
+
+/// The beginnings of all namespaces, as far as they are known.
+#[derive(Clone, Default)]
+struct KnownBeginnings {
+    of: Arc<Mutex<HashMap<Arc<str>, Beginnings>>>,
+}
+
+impl KnownBeginnings {
+    fn of(&self, namespace: &Arc<str>, epoch: i64) -> Beginnings {
+        let known = self.of.lock().expect("no panic under this lock");
+        let known = known.get(namespace).filter(|known| known.epoch == epoch);
+        known.copied().unwrap_or(Beginnings {
+            epoch,
+            ..Beginnings::default()
+        })
+    }
+
+    fn note(&self, namespace: &Arc<str>, beginnings: Beginnings) {
+        let mut known = self.of.lock().expect("no panic under this lock");
+        known.insert(Arc::clone(namespace), beginnings);
+    }
+}
+
+/// The store's clock, by which rows are due, as far as it is known: its last reading, moved on by the machine's.
+#[derive(Clone, Default)]
+struct Clock {
+    /// How many microseconds it is ahead of the machine's.
+    ahead: Arc<AtomicI64>,
+}
+
+impl Clock {
+    fn set(&self, now: Time) {
+        self.ahead.store(now.0 - Time::of_this_machine().0, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> Time {
+        Time(Time::of_this_machine().0 + self.ahead.load(Ordering::Relaxed))
+    }
 }
 
 /// What one round found.
@@ -122,8 +182,16 @@ struct Round {
 
 impl Sweep {
     /// Starts sweeping, until the server is draining.
-    pub fn start(due: Due, store: Store, lanes: Lanes, gap: Gap, draining: CancellationToken) {
-        let sweep = Sweep { due, store, lanes, gap };
+    pub fn start(due: Due, store: Store, lanes: Lanes, gap: Gap, retention: Retention, draining: CancellationToken) {
+        let sweep = Sweep {
+            due,
+            store,
+            lanes,
+            gap,
+            retention,
+            clock: Clock::default(),
+            beginnings: KnownBeginnings::default(),
+        };
         machine::spawn(async move {
             crate::select! {
                 () = sweep.run() => {}
@@ -149,7 +217,7 @@ impl Sweep {
             }
         }
         loop {
-            let (namespaces, wait) = self.due.take(Time::of_this_machine());
+            let (namespaces, wait) = self.due.take(self.clock.now());
             let rounds = namespaces.iter().map(|namespace| self.sweep(namespace));
             futures::future::join_all(rounds).await;
             if namespaces.is_empty() {
@@ -164,10 +232,11 @@ impl Sweep {
 
     /// Looks at what is due in a namespace, and notes when to look again.
     async fn sweep(&self, namespace: &Arc<str>) {
-        let now = Time::of_this_machine();
-        match self.round(namespace, now).await {
+        let outcome = self.round(namespace).await;
+        let now = self.clock.now();
+        match outcome {
             Ok(Round { failed: true, .. }) => self.due.note(namespace, now + RETRY),
-            Ok(Round { next: Some(next), .. }) => self.due.note(namespace, next.max(Time::of_this_machine() + BREATH)),
+            Ok(Round { next: Some(next), .. }) => self.due.note(namespace, next.max(now + BREATH)),
             Ok(Round { next: None, .. }) => {}
             Err(refusal) => {
                 tracing::warn!(%namespace, %refusal, "a sweep failed");
@@ -176,8 +245,9 @@ impl Sweep {
         }
     }
 
-    async fn round(&self, namespace: &Arc<str>, now: Time) -> Result<Round, Refusal> {
+    async fn round(&self, namespace: &Arc<str>) -> Result<Round, Refusal> {
         let (lock_gap, task_gap) = (self.gap.clone(), self.gap.clone());
+        let beginnings = self.beginnings.of(namespace, self.store.epoch());
         let plan = vec![
             first::<Session>(Session::BY_DUE, ROUND + 1),
             first::<Lock>(Lock::BY_DUE, ROUND + 1),
@@ -185,15 +255,17 @@ impl Sweep {
             first::<Task>(Task::BY_DUE, ROUND + 1),
             first::<Workflow>(Workflow::BY_DUE, ROUND + 1),
             first::<Agent>(Agent::BY_DUE, ROUND + 1),
-            first::<Event>(Event::PRIMARY, 1),
-            first::<RequestRecord>(RequestRecord::BY_AGE, 1),
-            first::<BatchRecord>(BatchRecord::PRIMARY, 1),
+            oldest::<Event>(Event::PRIMARY, beginnings.event),
+            oldest::<RequestRecord>(RequestRecord::BY_AGE, beginnings.request_at),
+            oldest::<BatchRecord>(BatchRecord::PRIMARY, beginnings.batch),
         ];
         let (head, rows) = self
             .store
             .read(namespace, plan)
             .await
             .map_err(|error| refusal_of(&error))?;
+        let now = head.now;
+        self.clock.set(now);
         let mut rows = rows.into_iter();
         let sessions = self.rows(
             namespace,
@@ -247,7 +319,15 @@ impl Sweep {
         let request = decode::<RequestRecord>(rows.next())?.pop().map(|row| row.at);
         // The newest batch is the head, and stays.
         let batch = decode::<BatchRecord>(rows.next())?.pop();
-        let batch = batch.filter(|row| row.batch < head.batch).map(|row| row.at);
+        let batch = batch.filter(|row| row.batch < head.batch);
+        let found = Beginnings {
+            event: event.as_ref().map_or(beginnings.event, |row| row.position),
+            request_at: request.map_or(beginnings.request_at, |at| at.0),
+            batch: batch.as_ref().map_or(beginnings.batch, |row| row.batch),
+            ..beginnings
+        };
+        self.beginnings.note(namespace, found);
+        let batch = batch.map(|row| row.at);
         let (sessions, locks, waiters, tasks, workflows, agents) =
             futures::join!(sessions, locks, waiters, tasks, workflows, agents);
         let rounds = [
@@ -311,7 +391,7 @@ impl Sweep {
         head: &Head,
         oldest: Option<Event>,
     ) -> Result<Round, Refusal> {
-        let retention = events::rules::RETENTION;
+        let retention = self.retention.events;
         let at = oldest.as_ref().map(|event| event.at);
         let Some(oldest) = oldest.filter(|event| event.at + retention + LAZINESS <= now) else {
             return Ok(Round {
@@ -322,7 +402,7 @@ impl Sweep {
         let before = oldest.position - 1;
         let last =
             events::list::position_before(&self.store, namespace, now - retention, before, head.position).await?;
-        loop {
+        for _ in 0..CHUNKS {
             let call = Call::internal(namespace, Urgency::Low);
             let forgotten = self
                 .lanes
@@ -335,20 +415,30 @@ impl Sweep {
                 });
             }
         }
+        // What else is due comes first.
+        Ok(Round {
+            next: Some(now),
+            failed: false,
+        })
     }
 
     /// Deletes what lanes noted for themselves and no longer keep, of which the oldest is from `at`.
     async fn old_requests(&self, namespace: &Arc<str>, now: Time, at: Option<Time>) -> Result<Round, Refusal> {
-        if at.is_none_or(|at| at + REQUEST_RETENTION + LAZINESS > now) {
+        let retention = self.retention.requests;
+        let Some(oldest) = at.filter(|at| *at + retention + LAZINESS <= now) else {
             return Ok(Round {
-                next: oldest_due(at, REQUEST_RETENTION),
+                next: oldest_due(at, retention),
                 failed: false,
             });
-        }
-        let before = now - REQUEST_RETENTION;
+        };
+        let before = now - retention;
         let call = Call::internal(namespace, Urgency::Low);
         self.lanes
-            .run(call, |_| {}, move |world| events::rules::forget_requests(world, before))
+            .run(
+                call,
+                |_| {},
+                move |world| events::rules::forget_requests(world, oldest, before),
+            )
             .await?;
         // There may be more than one job deletes.
         Ok(Round {
@@ -372,6 +462,13 @@ fn first<R: Row>(index: usize, limit: usize) -> TablePlan {
         keys: Vec::new(),
         selections: vec![selection],
     }
+}
+
+/// The first row of an index that is not before a value of its first column.
+fn oldest<R: Row>(index: usize, beginning: i64) -> TablePlan {
+    let mut plan = first::<R>(index, 1);
+    plan.selections[0].after = Some(vec![Value::Int(beginning.saturating_sub(1))]);
+    plan
 }
 
 fn decode<R: Row>(rows: Option<TableRows>) -> Result<Vec<R>, Refusal> {

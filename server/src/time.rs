@@ -56,6 +56,64 @@ pub fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// The units of durations, the largest first, in microseconds.
+const UNITS: [(&str, u32); 3] = [("s", 1_000_000), ("ms", 1_000), ("us", 1)];
+/// Those that are longer, in seconds.
+const LONG_UNITS: [(&str, u32); 3] = [("d", 86_400), ("h", 3_600), ("m", 60)];
+
+/// A duration as people write it: `10s`, `1.5s`, `250ms`, `1h30m`; a number alone is in seconds.
+pub fn duration_of(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let (mut rest, mut micros) = (text, 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let unit_end = rest[digits..]
+            .find(|c: char| c.is_ascii_digit())
+            .map_or(rest.len(), |at| digits + at);
+        let unit = &rest[digits..unit_end];
+        let long = LONG_UNITS
+            .iter()
+            .map(|(name, seconds)| (*name, f64::from(*seconds) * 1e6));
+        let mut units = UNITS
+            .iter()
+            .map(|(name, micros)| (*name, f64::from(*micros)))
+            .chain(long);
+        let (_, size) = units.find(|(name, _)| *name == unit)?;
+        micros += number * size;
+        rest = &rest[unit_end..];
+    }
+    if text.is_empty() {
+        return None;
+    }
+    Duration::try_from_secs_f64(micros / 1e6).ok()
+}
+
+/// A duration as [`duration_of`] reads it.
+pub fn duration_text(duration: Duration) -> String {
+    let (mut seconds, mut micros) = (duration.as_secs(), duration.subsec_micros());
+    let mut text = String::new();
+    for (unit, size) in LONG_UNITS {
+        let size = u64::from(size);
+        if seconds >= size {
+            text.push_str(&format!("{}{unit}", seconds / size));
+            seconds %= size;
+        }
+    }
+    if seconds > 0 {
+        text.push_str(&format!("{seconds}s"));
+    }
+    for (unit, size) in &UNITS[1..] {
+        if micros >= *size {
+            text.push_str(&format!("{}{unit}", micros / size));
+            micros %= size;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 impl Add<Duration> for Time {
     type Output = Time;
     fn add(self, duration: Duration) -> Time {
@@ -73,6 +131,25 @@ impl Sub<Duration> for Time {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for text in [
+            "0s",
+            "10s",
+            "250ms",
+            "1h30m",
+            "7d",
+            "1s500ms",
+            "3m20s",
+            "333ms334us",
+            "1d1us",
+        ] {
+            let duration = duration_of(text).expect("a duration");
+            assert_eq!(duration_text(duration), text);
+        }
+        assert_eq!(duration_text(Duration::from_secs(3_600)), "1h");
+    }
 
     #[test]
     fn a_time_is_written_as_its_date() {

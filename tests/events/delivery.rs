@@ -138,6 +138,10 @@ async fn a_slow_consumer_is_cut_off_with_a_cursor_from_which_nothing_is_lost() {
 async fn a_consumer_that_is_cut_off_again_and_again_never_skips() {
     on_every_composition(|stage| async move {
         let count: i64 = 30_000;
+        // It is live before anything happens, and reads nothing until more has happened than it is kept for.
+        let narrow = narrow(&stage).await;
+        let mut reader = Reader::from_the_beginning(&narrow).await;
+        reader.catch_up().await;
         let (half_way, reached) = tokio::sync::oneshot::channel();
         let publishing = tokio::spawn({
             let stage = stage.clone();
@@ -151,8 +155,6 @@ async fn a_consumer_that_is_cut_off_again_and_again_never_skips() {
                 }
             }
         });
-        let narrow = narrow(&stage).await;
-        let mut reader = Reader::from_the_beginning(&narrow).await;
         reached.await.expect("half of the events");
         // It has room again in the middle of a batch that it has missed the beginning of: what comes then must not be sent to it.
         let (mut next, mut cut_off) = (1, 0);

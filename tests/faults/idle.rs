@@ -60,7 +60,8 @@ async fn with_nobody_connected_a_server_writes_nothing() {
     let stage = Stage {
         namespace,
         channel: connect(&address).await,
-        address,
+        address: address.clone(),
+        servers: address,
     };
     stage
         .state()

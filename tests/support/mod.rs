@@ -1,6 +1,11 @@
 //! Servers to test against, and a stage for each test: a namespace of its own.
 
 pub mod agent;
+pub mod history;
+pub mod keeper;
+pub mod postgres;
+pub mod proxy;
+pub mod redis;
 pub mod server;
 pub mod wait;
 
@@ -13,8 +18,10 @@ use tonic::transport::Channel;
 /// Where a test plays: a server, and a namespace that nobody else uses.
 #[derive(Clone)]
 pub struct Stage {
-    /// Which server.
+    /// Which server, or one of them.
     pub address: String,
+    /// All of them, separated by commas.
+    pub servers: String,
     /// A namespace of its own.
     pub namespace: String,
     /// A connection to the server.
@@ -29,19 +36,28 @@ where
 {
     for composition in server::compositions() {
         eprintln!("on {composition:?}");
-        test(Stage::new(&server::shared(*composition)).await).await;
+        test(Stage::over(&server::shared(*composition)).await).await;
     }
 }
 
 impl Stage {
     /// A stage on a server.
     pub async fn new(address: &str) -> Stage {
+        Stage::over(&[address.to_owned()]).await
+    }
+
+    /// A stage on servers that share a store: a call goes to any of them.
+    pub async fn over(addresses: &[String]) -> Stage {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let namespace = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         Stage {
-            address: address.to_owned(),
+            address: addresses[0].clone(),
+            servers: addresses.join(","),
             namespace,
-            channel: connect(address).await,
+            channel: match addresses {
+                [address] => connect(address).await,
+                several => spread(several),
+            },
         }
     }
 
@@ -84,6 +100,14 @@ impl Stage {
     pub fn ns(&self) -> String {
         self.namespace.clone()
     }
+}
+
+/// Connections to several servers, among which calls are spread.
+fn spread(addresses: &[String]) -> Channel {
+    let endpoints = addresses
+        .iter()
+        .map(|address| Channel::from_shared(address.clone()).expect("an address"));
+    Channel::balance_list(endpoints)
 }
 
 /// A connection of its own.

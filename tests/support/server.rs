@@ -17,6 +17,16 @@ pub enum Composition {
     Sqlite,
     /// Postgres, and the bus within the process.
     Postgres,
+    /// Postgres, and Redis as the bus.
+    PostgresRedis,
+    /// Two servers over Postgres and Redis; calls go to one or the other.
+    TwoReplicas,
+}
+
+impl Composition {
+    fn servers(self) -> usize {
+        if self == Composition::TwoReplicas { 2 } else { 1 }
+    }
 }
 
 /// What there is to test on here.
@@ -25,15 +35,18 @@ pub fn compositions() -> &'static [Composition] {
         let mut all = vec![Composition::Sqlite];
         if std::env::var_os("DRUMLINE_TEST_POSTGRES").is_some() {
             all.push(Composition::Postgres);
+            if std::env::var_os("DRUMLINE_TEST_REDIS").is_some() {
+                all.extend([Composition::PostgresRedis, Composition::TwoReplicas]);
+            }
         }
         all
     });
     &ALL
 }
 
-/// The address of the server that tests share on a composition.
-pub fn shared(composition: Composition) -> String {
-    static SHARED: LazyLock<Mutex<HashMap<Composition, String>>> = LazyLock::new(Mutex::default);
+/// The addresses of the servers that tests share on a composition.
+pub fn shared(composition: Composition) -> Vec<String> {
+    static SHARED: LazyLock<Mutex<HashMap<Composition, Vec<String>>>> = LazyLock::new(Mutex::default);
     let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     shared
         .entry(composition)
@@ -41,18 +54,26 @@ pub fn shared(composition: Composition) -> String {
         .clone()
 }
 
-fn start_shared(composition: Composition) -> String {
+fn start_shared(composition: Composition) -> Vec<String> {
     let mut arguments = vec!["serve".to_owned(), "--listen".into(), "127.0.0.1:0".into()];
     match composition {
         Composition::Sqlite => arguments.push("--ephemeral".into()),
         Composition::Postgres => arguments.extend(["--database-url".into(), new_database()]),
+        Composition::PostgresRedis | Composition::TwoReplicas => {
+            let redis = std::env::var("DRUMLINE_TEST_REDIS").expect("a Redis for tests");
+            arguments.extend(["--database-url".into(), new_database(), "--redis-url".into(), redis]);
+        }
     }
+    (0..composition.servers()).map(|_| start_one(&arguments)).collect()
+}
+
+fn start_one(arguments: &[String]) -> String {
     // Killed, it leaves its temporary directory behind, so that is made in one that goes with it.
     let script = "export TMPDIR=$(mktemp -d); \"$@\" & server=$!; cat > /dev/null; kill -9 $server; rm -rf \"$TMPDIR\"";
     let mut command = Command::new("sh");
     command
         .args(["-c", script, "sh", binary()])
-        .args(&arguments)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     let mut child = command.spawn().expect("a shell");

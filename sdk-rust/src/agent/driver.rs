@@ -14,6 +14,10 @@
 //!                                       SESSION_SUPERSEDED: (end) ◀───────┘
 //! ```
 //!
+//! Each stream is opened at another address than the one that failed, if the client has several: at once where one may work,
+//! else after a wait. The server buries a session no sooner than a TTL after the last heartbeat that it confirmed, wherever its agent
+//! is, so handlers go on until then.
+//!
 //! The server is authoritative. What was said and not answered is said again after a resume (see `outbox`); what is
 //! assigned again is not begun again (see `attempts`).
 
@@ -25,7 +29,6 @@ use pb::connect_hello::Session as Hello;
 use pb::connect_request::Frame as Up;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
-use tonic::transport::Endpoint;
 
 use super::attempts::{AttemptKey, Attempts};
 use super::config::Config;
@@ -35,16 +38,19 @@ use super::leaving::Leaving;
 use super::link::{self, Link, Next};
 use super::outbox::Outbox;
 use super::watch::DeathWatch;
-use crate::backoff::Backoff;
-use crate::error::{Error, Result};
+use crate::addresses::Addresses;
+use crate::error::{Error, Reason, Result};
+use crate::retry::Tries;
 use crate::session::SessionScope;
 
 /// The largest frame that is sent: what the server takes in one message, less some room.
 pub(crate) const LARGEST_FRAME: usize = (4 << 20) - (64 << 10);
-/// How long the hello of a session to resume may wait at least: another address may be faster.
-const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a hello may wait for its welcome.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the hello of a session to resume may wait at least.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+/// The same while there is another address that may be faster.
+const LEAST_PATIENCE_AMONG_OTHERS: Duration = Duration::from_millis(250);
 /// How long a stream must have lasted for the next wait to be a short one.
 const STABLE: Duration = Duration::from_secs(1);
 
@@ -96,8 +102,12 @@ pub(crate) enum End {
 /// The driver of one agent.
 pub(crate) struct Driver {
     pub(crate) config: Config,
-    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) addresses: Addresses,
+    /// The address of the present stream, or of the next.
     pub(crate) address: usize,
+    /// How many hellos may still reach a server, though nobody waits for their welcome: each takes the place of a later stream of
+    /// this session at most once.
+    pub(crate) loose_hellos: u32,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     pub(crate) own: mpsc::UnboundedSender<Command>,
     pub(crate) status: watch::Sender<Snapshot>,
@@ -127,33 +137,36 @@ impl Driver {
     }
 
     async fn live(&mut self) -> Result<()> {
-        let mut backoff = Backoff::new(Duration::from_millis(40), Duration::from_secs(5));
+        let mut tries = Tries::new(Duration::from_millis(40), Duration::from_secs(5));
         loop {
             let opening = self.opening();
+            let begun = Instant::now();
             let Some(opened) = self.offline(opening).await else {
                 return Ok(());
             };
-            let begun = Instant::now();
             let (end, was_online) = match opened {
                 Ok(link) => (self.online(link).await, true),
-                Err(error) => (End::Broken(error), false),
+                Err(error) => {
+                    self.loose_hellos += u32::from(error.is_indeterminate());
+                    (End::Broken(error), false)
+                }
             };
             self.stream_ended();
-            let (error, moved) = match end {
+            let error = match end {
                 End::Finished => return Ok(()),
-                End::Moved => (Error::transport("the server is stopping"), true),
-                End::Broken(error) => (error, false),
+                End::Moved => Error::transport("the server is stopping"),
+                End::Broken(error) => error,
             };
-            match link::after(&error) {
+            match self.next(&error) {
                 Next::Stop => return Err(error),
                 Next::Register => self.session_over(),
-                Next::Again if moved || !was_online => self.address += 1,
                 Next::Again => {}
             }
             if was_online && begun.elapsed() >= STABLE {
-                backoff.reset();
+                tries.reset();
             }
-            let wait = backoff.wait_after(error.retry_after());
+            self.turn_away(&error, begun, was_online);
+            let wait = tries.wait(&self.addresses, &error);
             tracing::info!(agent = self.config.agent_id(), %error, ?wait, "the agent is offline");
             if self.offline(tokio::time::sleep(wait)).await.is_none() {
                 return Ok(());
@@ -161,18 +174,46 @@ impl Driver {
         }
     }
 
+    /// What the end of a stream means. One that was superseded by a hello of our own, come late, is opened again.
+    fn next(&mut self, error: &Error) -> Next {
+        let own = error.reason() == Reason::StreamSuperseded && self.loose_hellos > 0;
+        if own {
+            self.loose_hellos -= 1;
+            return Next::Again;
+        }
+        link::after(error)
+    }
+
+    /// Leaves the address if the error speaks against it, or if it was of no use.
+    fn turn_away(&mut self, error: &Error, begun: Instant, was_online: bool) {
+        self.addresses.note(self.address, begun, Some(error));
+        if error.is_of_address() || !was_online {
+            self.address = self.addresses.choose(Some(self.address));
+        }
+    }
+
     /// Opens the next stream; never, where the agent is leaving and its session is over.
     fn opening(&mut self) -> impl Future<Output = Result<Link>> + use<> {
         let number = self.outbox.number();
         let session = (self.session.is_some() || !self.leaving.is_leaving()).then(|| self.hello());
-        let endpoint = self.endpoints[self.address % self.endpoints.len()].clone();
-        let ttl = self.session.as_ref().map(|session| session.watch.ttl());
-        let patience = ttl.map_or(HELLO_PATIENCE, |ttl| ttl.clamp(LEAST_PATIENCE, HELLO_PATIENCE));
+        let endpoint = self.addresses.get(self.address).endpoint.clone();
+        let patience = self.patience();
         async move {
             match session {
                 Some(session) => link::open(endpoint, number, session, patience).await,
                 None => std::future::pending().await,
             }
+        }
+    }
+
+    /// How long the next hello may wait: what is left of the TTL must do for another address too, if there is one.
+    fn patience(&self) -> Duration {
+        let others = self.addresses.has_well(Some(self.address));
+        match (&self.session, others) {
+            (None, false) => HELLO_PATIENCE,
+            (None, true) => HELLO_PATIENCE / 2,
+            (Some(session), false) => session.watch.ttl().clamp(LEAST_PATIENCE, HELLO_PATIENCE),
+            (Some(session), true) => (session.watch.ttl() / 6).clamp(LEAST_PATIENCE_AMONG_OTHERS, HELLO_PATIENCE),
         }
     }
 

@@ -42,6 +42,7 @@ impl Driver {
             doubted: false,
         });
         self.up = Some(up);
+        self.addresses.note(self.address, sent, None);
         (self.nonce, self.beat_at, self.move_at) = (0, Instant::now(), None);
         self.outbox.resend().into_iter().for_each(|frame| self.send(frame));
         let agent = welcome.agent.clone().unwrap_or_default();
@@ -124,6 +125,7 @@ impl Driver {
             status: Status::Connecting,
             scope: None,
         });
+        self.loose_hellos = 0;
         if let Some(session) = self.session.take() {
             session.scope.over().cancel();
         }

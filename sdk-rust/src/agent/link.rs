@@ -11,7 +11,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Streaming};
 
-use crate::error::{Error, Kind, Reason, Result};
+use crate::addresses::place;
+use crate::error::{Error, Kind, Reason, Result, innermost};
 use crate::stubs::Stubs;
 
 /// A stream that was welcomed.
@@ -25,13 +26,15 @@ pub(crate) struct Link {
 
 /// Opens a stream on a connection of its own: one that went silent must not be used again.
 pub(crate) async fn open(endpoint: Endpoint, number: u64, session: Session, patience: Duration) -> Result<Link> {
+    let place = place(&endpoint);
     let opened = tokio::time::timeout(patience, say_hello(endpoint, number, session)).await;
-    opened.unwrap_or_else(|_elapsed| Err(Error::transport("the hello was not answered in time")))
+    let opened = opened.unwrap_or_else(|_elapsed| Err(Error::transport("the hello was not answered in time")));
+    opened.map_err(|error| error.at(&place))
 }
 
 async fn say_hello(endpoint: Endpoint, number: u64, session: Session) -> Result<Link> {
     let connected = endpoint.connect().await;
-    let channel = connected.map_err(|error| Error::transport(error.to_string()))?;
+    let channel = connected.map_err(|error| Error::unreachable(innermost(&error)))?;
     let (up, frames) = mpsc::unbounded_channel();
     let hello = pb::ConnectHello { session: Some(session) };
     let sent = Instant::now();

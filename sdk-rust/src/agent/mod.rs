@@ -19,6 +19,8 @@
 //!   kill its agent, and a panicking one is a failed attempt.
 //! - A handler is told to stop when its task is cancelled, its time is up, or its session is over *or may be*, by this
 //!   process's clock, which is before the server gives the task to another because of silence.
+//! - Where the client has several addresses, an agent whose server is gone, silent or stopping goes on with the same session at
+//!   another, its handlers undisturbed.
 //! - A result is said until it is answered, over any number of reconnects, as long as the session lives.
 //! - An attempt is begun once. A task may be attempted more than once: effects outside are at least once.
 //!
@@ -244,7 +246,7 @@ impl Agent {
         status: watched::Sender<Snapshot>,
     ) -> Driver {
         let slots = usize::try_from(self.registration.max_concurrent_tasks).unwrap_or(1);
-        let endpoints = self.client.endpoints().to_vec();
+        let addresses = self.client.addresses().clone();
         let config = Config {
             client: self.client,
             registration: self.registration,
@@ -257,8 +259,9 @@ impl Agent {
         };
         Driver {
             config,
-            endpoints,
-            address: 0,
+            address: addresses.choose(None),
+            addresses,
+            loose_hellos: 0,
             commands: orders,
             own: commands,
             status,

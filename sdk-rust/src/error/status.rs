@@ -41,9 +41,16 @@ impl From<tonic::Status> for Error {
             made.0.violations = violations.collect();
         }
         made.0.conflict = conflict_in(&status);
+        made.0.unsent = kind == Kind::Transport && is_unsent(&status);
         made.0.source = Some(Arc::new(status));
         made
     }
+}
+
+/// Whether it failed for want of a connection, so that nothing was sent.
+fn is_unsent(status: &tonic::Status) -> bool {
+    let first = std::error::Error::source(status);
+    std::iter::successors(first, |error| error.source()).any(|error| error.is::<tonic::ConnectError>())
 }
 
 /// The current document in the details of a version conflict.

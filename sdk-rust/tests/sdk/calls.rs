@@ -1,5 +1,6 @@
 //! Calls and streams over a server that breaks them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,25 +9,27 @@ use drumline::v1::event_service_server::{EventService, EventServiceServer};
 use drumline::v1::{self as pb, subscribe_request, subscribe_response::Content};
 use drumline::{Client, Reason};
 use futures::StreamExt;
-use tokio_stream::Iter;
+use futures::stream::BoxStream;
 use tonic::{Code, Request, Response, Status};
 
 use crate::fake::{refusal, serve, soon};
 
-type Script = Vec<Result<pb::SubscribeResponse, Status>>;
+pub type Script = Vec<Result<pb::SubscribeResponse, Status>>;
 
 /// Each subscription gets the next script; each publication the next answer.
 #[derive(Clone, Default)]
-struct Events {
-    scripts: Arc<Mutex<Vec<Script>>>,
-    starts: Arc<Mutex<Vec<Option<subscribe_request::Start>>>>,
-    refusals: Arc<Mutex<Vec<Status>>>,
-    published: Arc<Mutex<Vec<String>>>,
+pub struct Events {
+    pub scripts: Arc<Mutex<Vec<Script>>>,
+    pub starts: Arc<Mutex<Vec<Option<subscribe_request::Start>>>>,
+    pub refusals: Arc<Mutex<Vec<Status>>>,
+    pub published: Arc<Mutex<Vec<String>>>,
+    /// Whether publications are left without an answer, and subscriptions open after their scripts.
+    pub holds: Arc<AtomicBool>,
 }
 
 #[tonic::async_trait]
 impl EventService for Events {
-    type SubscribeStream = Iter<std::vec::IntoIter<Result<pb::SubscribeResponse, Status>>>;
+    type SubscribeStream = BoxStream<'static, Result<pb::SubscribeResponse, Status>>;
 
     async fn publish_events(
         &self,
@@ -37,6 +40,9 @@ impl EventService for Events {
             .lock()
             .expect("not poisoned")
             .push(request.into_inner().request_id);
+        if self.holds.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         match self.refusals.lock().expect("not poisoned").pop() {
             Some(refusal) => Err(refusal),
             None => Ok(Response::new(Default::default())),
@@ -57,7 +63,12 @@ impl EventService for Events {
         } else {
             scripts.remove(0)
         };
-        Ok(Response::new(tokio_stream::iter(script)))
+        let script = futures::stream::iter(script);
+        Ok(Response::new(if self.holds.load(Ordering::SeqCst) {
+            script.chain(futures::stream::pending()).boxed()
+        } else {
+            script.boxed()
+        }))
     }
 
     async fn list_events(
@@ -85,7 +96,7 @@ async fn events(scripts: Vec<Script>) -> (Events, Client) {
     (events, client)
 }
 
-fn event(position: i64) -> Result<pb::SubscribeResponse, Status> {
+pub fn event(position: i64) -> Result<pb::SubscribeResponse, Status> {
     let event = pb::Event {
         position,
         cursor: format!("c{position}"),

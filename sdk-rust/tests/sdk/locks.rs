@@ -12,7 +12,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::fake::{Streams, refusal, serve, session_service, soon};
 use crate::handlers::{self, LONG, agent};
 
-const TTL: Duration = Duration::from_secs(1);
+pub const TTL: Duration = Duration::from_secs(1);
 
 /// What the server does with renewals.
 #[derive(Clone, Copy, PartialEq)]
@@ -23,9 +23,9 @@ enum Renewals {
 }
 
 #[derive(Clone)]
-struct Locks {
+pub struct Locks {
     renewals: Arc<Mutex<Renewals>>,
-    renewed: Arc<AtomicUsize>,
+    pub renewed: Arc<AtomicUsize>,
     released: Arc<AtomicUsize>,
     /// How many acquisitions break before one is answered.
     breaks: Arc<AtomicU32>,
@@ -111,7 +111,7 @@ impl LockService for Locks {
     }
 }
 
-fn new_locks() -> Locks {
+pub fn new_locks() -> Locks {
     Locks {
         renewals: Arc::new(Mutex::new(Renewals::Granted)),
         renewed: Arc::default(),

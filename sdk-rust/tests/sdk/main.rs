@@ -3,6 +3,8 @@
 mod agent;
 mod calls;
 mod fake;
+mod gate;
 mod handlers;
 mod locks;
+mod replicas;
 mod sessions;

@@ -32,6 +32,11 @@ impl Ears {
         receiver
     }
 
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.ears.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Hands a hint to every listener; those who do not keep up find an interruption instead.
     pub(super) fn hint(&self, hint: &Hint) {
         self.each(|ear| ear.hint(hint));

@@ -106,9 +106,13 @@ impl Seal {
                 }
             }
         }
-        let seal = hmac::sign(&self.0, &writer.bytes);
-        writer.raw(seal.as_ref());
-        writer.bytes
+        self.seal(writer.bytes)
+    }
+
+    pub(super) fn seal(&self, mut message: Vec<u8>) -> Vec<u8> {
+        let seal = hmac::sign(&self.0, &message);
+        message.extend_from_slice(seal.as_ref());
+        message
     }
 
     /// The inverse of [`Seal::close`], for the process that is `me`.

@@ -15,19 +15,21 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ear::Ears;
-use super::hint::{Seal, Sender, Word, weight};
-use super::{Heard, Hint, url};
+use super::hint::{MAX_MESSAGE, Seal, Sender, Word, weight};
+use super::url::Place;
+use super::{Heard, Hint};
 use crate::lane::Commit;
+use crate::machine;
 
 /// How many hints wait to be said.
 const WAITING: usize = 512;
 /// About how many bytes of commits wait with them; beyond that they go without.
 const WAITING_BYTES: usize = 16 << 20;
 /// About how many bytes one hint may have.
-const WHOLE_BYTES: usize = super::hint::MAX_MESSAGE;
+const WHOLE_BYTES: usize = MAX_MESSAGE;
 /// How many hints are said together, in one round trip.
 const PIPELINE: usize = 64;
-/// What is said by one tick must have been heard by the next, and something is said in every tick.
+/// Something is said at every tick, and must have been heard by the next.
 const TICK: Duration = Duration::from_secs(2);
 /// For how long somebody is thought to be there after the last sign of it.
 const AUDIENCE: Duration = Duration::from_secs(6);
@@ -52,7 +54,7 @@ struct Waiting {
 }
 
 struct Shared {
-    config: Config,
+    place: Place,
     seal: Seal,
     channel: String,
     me: Sender,
@@ -68,13 +70,13 @@ struct Shared {
 type Ended = String;
 
 impl Redis {
-    pub(super) fn start(config: Config, store_id: &str) -> Redis {
+    pub(super) fn start(place: Place, store_id: &str) -> Redis {
         let seal = Seal::new(store_id);
         let shared = Arc::new(Shared {
-            config,
+            place,
             channel: seal.channel(),
             seal,
-            me: rand::random(),
+            me: machine::random(),
             ears: Ears::default(),
             connected: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
@@ -82,7 +84,7 @@ impl Redis {
             company: AtomicU64::new(0),
         });
         let (queue, hints) = mpsc::channel(WAITING);
-        tokio::spawn(keep(Arc::clone(&shared), hints));
+        machine::spawn(keep(Arc::clone(&shared), hints));
         Redis { shared, queue }
     }
 
@@ -129,11 +131,10 @@ impl Shared {
 
 /// Connects again and again, until the bus is dropped.
 async fn keep(shared: Arc<Shared>, mut hints: mpsc::Receiver<Waiting>) {
-    let place = url::place_of(&shared.config);
     let mut pause = PAUSES.0;
     let mut was_said = false;
     loop {
-        let ended = connect_and_talk(&shared, &mut hints, &place).await;
+        let ended = connect_and_talk(&shared, &mut hints).await;
         let was_connected = shared.connected.swap(false, Ordering::Relaxed);
         if was_connected {
             shared.ears.interrupt();
@@ -141,14 +142,14 @@ async fn keep(shared: Arc<Shared>, mut hints: mpsc::Receiver<Waiting>) {
         }
         let Err(why) = ended else { return };
         if std::mem::replace(&mut was_said, true) {
-            tracing::debug!(redis = place, "still no Redis: {why}");
+            tracing::debug!(redis = %shared.place, "still no Redis: {why}");
         } else {
             tracing::warn!(
-                redis = place,
+                redis = %shared.place,
                 "no Redis, so replicas look into the database instead: {why}"
             );
         }
-        if !rest(&shared, &mut hints, pause.mul_f64(rand::random_range(0.5..1.0))).await {
+        if !rest(&shared, &mut hints, pause.mul_f64(machine::random_range(0.5..1.0))).await {
             return;
         }
         pause = (pause * 2).min(PAUSES.1);
@@ -166,13 +167,13 @@ async fn rest(shared: &Shared, hints: &mut mpsc::Receiver<Waiting>, pause: Durat
 }
 
 /// One connection, from its beginning to its end. Returns without an error when the bus was dropped.
-async fn connect_and_talk(shared: &Arc<Shared>, hints: &mut mpsc::Receiver<Waiting>, place: &str) -> Result<(), Ended> {
-    let client = client(&shared.config);
+async fn connect_and_talk(shared: &Arc<Shared>, hints: &mut mpsc::Receiver<Waiting>) -> Result<(), Ended> {
+    let client = client(shared.place.config());
     let messages = client.message_rx();
     let mut connection = connect(&client).await?;
     within("subscribing", client.subscribe(shared.channel.as_str())).await?;
     let (own, heard) = watch::channel(0);
-    let _hearer = AbortOnDropHandle::new(tokio::spawn(hear(Arc::clone(shared), messages, own)));
+    let _hearer = AbortOnDropHandle::new(machine::spawn(hear(Arc::clone(shared), messages, own)));
     let mut speaker = Speaker {
         shared,
         client,
@@ -183,14 +184,14 @@ async fn connect_and_talk(shared: &Arc<Shared>, hints: &mut mpsc::Receiver<Waiti
     shared.connected.store(true, Ordering::Relaxed);
     // From here on nothing is missed; before, something may have been.
     shared.ears.interrupt();
-    tracing::info!(redis = place, "connected to Redis");
-    tokio::select! {
-        ended = speaker.talk(hints) => ended,
+    tracing::info!(redis = %shared.place, "connected to Redis");
+    crate::select! {
         ended = &mut connection => Err(why(ended)),
+        ended = speaker.talk(hints) => ended,
     }
 }
 
-fn client(config: &Config) -> Client {
+fn client(config: Config) -> Client {
     let performance = PerformanceConfig {
         broadcast_channel_capacity: MESSAGES,
         ..PerformanceConfig::default()
@@ -208,7 +209,7 @@ fn client(config: &Config) -> Client {
         ..ConnectionConfig::default()
     };
     // No policy of reconnecting: a client is good for one connection, and `keep` makes the next.
-    Client::new(config.clone(), Some(performance), Some(connection), None)
+    Client::new(config, Some(performance), Some(connection), None)
 }
 
 /// A connection's task: it ends with the connection, and ends it when it is dropped.
@@ -219,7 +220,7 @@ async fn connect(client: &Client) -> Result<Connection, Ended> {
     // It listens from when it is first asked: that has to be before there is something to hear.
     let _not_yet = futures::poll!(&mut connected);
     let mut connection = AbortOnDropHandle::new(client.connect());
-    tokio::select! {
+    crate::select! {
         connected = connected => connected.map_err(|error| error.to_string())?,
         ended = &mut connection => return Err(why(ended)),
         () = sleep(4 * PATIENCE) => return Err("connecting takes too long".to_owned()),
@@ -274,22 +275,20 @@ impl Speaker<'_> {
         let mut said_by_last_tick = self.said;
         let mut together = Vec::with_capacity(PIPELINE);
         loop {
-            tokio::select! {
+            crate::select! {
+                _ = ticks.tick() => {
+                    if *self.heard.borrow() < said_by_last_tick {
+                        return Err("own words are not heard any more".to_owned());
+                    }
+                    self.say(&[]).await?;
+                    said_by_last_tick = self.said;
+                }
                 count = hints.recv_many(&mut together, PIPELINE) => {
                     if count == 0 {
                         return Ok(());
                     }
                     let hints: Vec<Hint> = together.drain(..).map(|waiting| self.shared.take(waiting)).collect();
                     self.say(&hints).await?;
-                }
-                _ = ticks.tick() => {
-                    if *self.heard.borrow() < said_by_last_tick {
-                        return Err("own words are not heard any more".to_owned());
-                    }
-                    if self.said == said_by_last_tick {
-                        self.say(&[]).await?;
-                    }
-                    said_by_last_tick = self.said;
                 }
             }
         }

@@ -59,6 +59,12 @@ pub struct Radio {
     me: Sender,
 }
 
+impl Default for Air {
+    fn default() -> Air {
+        Air::new()
+    }
+}
+
 impl Air {
     /// A bus in calm weather.
     pub fn new() -> Air {

@@ -1,16 +1,6 @@
 //! Where Redis is, as a URL says it. What may be secret in it is in no message.
-//!
-//! | | |
-//! |---|---|
-//! | one server | `redis://[[USER]:PASSWORD@]HOST[:6379][/DATABASE]` |
-//! | a primary that sentinels know | `redis-sentinel://[[USER]:PASSWORD@]HOST[:26379][/DATABASE]?sentinelServiceName=NAME[&node=HOST:PORT]…` |
-//! | a cluster | `redis-cluster://[[USER]:PASSWORD@]HOST[:6379][?node=HOST:PORT]…` |
-//!
-//! With TLS `rediss` takes the place of `redis`. Name every sentinel and several nodes of a cluster: none is asked for others while all
-//! that are named are down. `sentinelUsername` and `sentinelPassword` are for the sentinels, where they want some. `sslrootcert=FILE`
-//! names the certificates to trust, in PEM, instead of the system's; `sslcert=FILE` and `sslkey=FILE` are the client's own. Special
-//! characters are percent-encoded.
 
+use std::fmt;
 use std::sync::Arc;
 
 use fred::types::RespVersion;
@@ -37,14 +27,57 @@ impl BusError {
 
 /// Checks a URL of Redis, and reads the files that it names. Nothing is connected to.
 ///
+/// | | |
+/// |---|---|
+/// | one server | `redis://[[USER]:PASSWORD@]HOST[:6379][/DATABASE]` |
+/// | a primary that sentinels know | `redis-sentinel://[[USER]:PASSWORD@]HOST[:26379][/DATABASE]?sentinelServiceName=NAME[&node=HOST:PORT]…` |
+/// | a cluster | `redis-cluster://[[USER]:PASSWORD@]HOST[:6379][?node=HOST:PORT]…` |
+///
+/// With TLS `rediss` takes the place of `redis`: `sslrootcert=FILE` names the certificates to trust, in PEM, instead of the system's;
+/// `sslcert=FILE` and `sslkey=FILE` are the client's own. `sentinelUsername` and `sentinelPassword` are for the sentinels, where they want
+/// some. Name every sentinel: others are not looked for. What is published on one node of a cluster is heard on all, so a bus is connected
+/// to any of those that are named: name several. Special characters are percent-encoded.
+///
+/// Redis is 6.0 or later. A user needs `+publish`, `+subscribe` and the channels `&drumline:*`.
+///
 /// # Errors
 /// What is wrong with it, without its secrets.
 pub fn check_url(url: &str) -> Result<(), BusError> {
     parse(url).map(|_| ())
 }
 
-/// What a URL says, as the client wants it.
-pub(super) fn parse(url: &str) -> Result<Config, BusError> {
+/// Where to connect to.
+pub(super) struct Place {
+    config: Config,
+    /// The nodes of a cluster: one of them is connected to.
+    nodes: Vec<Server>,
+}
+
+impl Place {
+    /// What the next attempt goes to.
+    pub(super) fn config(&self) -> Config {
+        let mut config = self.config.clone();
+        if !self.nodes.is_empty() {
+            let server = self.nodes[crate::machine::random_range(0..self.nodes.len())].clone();
+            config.server = ServerConfig::Centralized { server };
+        }
+        config
+    }
+}
+
+impl fmt::Display for Place {
+    /// As logs have it: hosts and ports.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let servers = self.config.server.hosts().into_iter();
+        let servers: Vec<String> = servers
+            .map(|server| format!("{}:{}", server.host, server.port))
+            .collect();
+        f.write_str(&servers.join(", "))
+    }
+}
+
+/// What a URL says.
+pub(super) fn parse(url: &str) -> Result<Place, BusError> {
     let url = Url::parse(url).map_err(|error| BusError::new(format!("it is not a URL: {error}")))?;
     let (scheme, tls) = scheme_of(&url)?;
     check_parts(&url, scheme, tls)?;
@@ -69,7 +102,11 @@ pub(super) fn parse(url: &str) -> Result<Config, BusError> {
     }
     config.version = RespVersion::RESP3;
     config.fail_fast = true;
-    Ok(config)
+    let nodes = match &config.server {
+        ServerConfig::Clustered { hosts, .. } => hosts.clone(),
+        _ => Vec::new(),
+    };
+    Ok(Place { config, nodes })
 }
 
 fn scheme_of(url: &Url) -> Result<(&'static str, bool), BusError> {
@@ -175,20 +212,4 @@ fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, BusError> {
         return Err(wrong("holds no certificate in PEM".to_owned()));
     }
     Ok(certificates)
-}
-
-/// Where a configuration points to, for logs.
-pub(super) fn place_of(config: &Config) -> String {
-    let servers = |servers: &[Server]| {
-        let servers: Vec<String> = servers
-            .iter()
-            .map(|server| format!("{}:{}", server.host, server.port))
-            .collect();
-        servers.join(", ")
-    };
-    match &config.server {
-        ServerConfig::Centralized { server } => servers(std::slice::from_ref(server)),
-        ServerConfig::Clustered { hosts, .. } => format!("the cluster of {}", servers(hosts)),
-        ServerConfig::Sentinel { hosts, .. } => format!("the primary that {} know", servers(hosts)),
-    }
 }

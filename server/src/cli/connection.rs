@@ -22,7 +22,7 @@ pub enum Format {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
-    /// The server's address; several, separated by commas, are tried in turn
+    /// The server's address; of several replicas, separated by commas, any is used, and another when it fails
     #[arg(
         long,
         global = true,
@@ -61,16 +61,18 @@ pub struct Connection {
 impl Connection {
     /// Connects, or says at once that it cannot.
     pub async fn client(&self) -> Result<Client, Failure> {
-        let (first, others) = self
-            .server
-            .split_first()
-            .ok_or_else(|| Failure::usage("--server is empty"))?;
-        let mut builder = Client::builder(first)
+        self.client_of_all(&self.server).await
+    }
+
+    /// Connects to one server, whatever the others are.
+    pub async fn client_of(&self, server: &str) -> Result<Client, Failure> {
+        self.client_of_all(&[server.to_owned()]).await
+    }
+
+    async fn client_of_all(&self, servers: &[String]) -> Result<Client, Failure> {
+        let builder = Client::builder(servers.join(","))
             .namespace(&self.namespace)
             .timeout(self.call_timeout);
-        for url in others {
-            builder = builder.address(url);
-        }
         let client = builder.connect().await?;
         Ok(match self.session.as_deref() {
             None | Some("") => client,

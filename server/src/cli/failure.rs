@@ -8,6 +8,8 @@ use tonic::Code;
 
 use super::human;
 use super::serve::ServeError;
+use crate::config::Problems;
+use crate::store::StoreError;
 
 /// Refused, or ended otherwise than well.
 const REFUSED: u8 = 1;
@@ -23,6 +25,8 @@ pub enum Failure {
     Call(Box<drumline::Error>),
     /// The arguments cannot be.
     Usage(String),
+    /// What the server was told is wrong, in so many ways.
+    Config(Problems),
     /// Anything else, in a sentence.
     Other(String),
     /// What was waited for has not come in time.
@@ -46,7 +50,7 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Failure::Call(error) => call_code(error),
-            Failure::Usage(_) => USAGE,
+            Failure::Usage(_) | Failure::Config(_) => USAGE,
             Failure::Other(_) => REFUSED,
             Failure::Late(_) => UNAVAILABLE,
             Failure::Code(code) => *code,
@@ -55,21 +59,22 @@ impl Failure {
 
     /// Says it on standard error, and returns the exit code.
     pub fn report(&self) -> ExitCode {
-        if let Some(line) = self.line() {
+        for line in self.lines() {
             // Where standard error is gone there is nobody to tell.
             let _told = writeln!(io::stderr(), "error: {line}");
         }
         ExitCode::from(self.code())
     }
 
-    /// The line for people; none where there is nothing to say.
-    fn line(&self) -> Option<String> {
-        let text = match self {
-            Failure::Call(error) => call_line(error),
-            Failure::Usage(text) | Failure::Other(text) | Failure::Late(text) => text.clone(),
-            Failure::Code(_) => return None,
+    /// The lines for people, most often one; none where there is nothing to say.
+    fn lines(&self) -> Vec<String> {
+        let lines = match self {
+            Failure::Call(error) => vec![call_line(error)],
+            Failure::Usage(text) | Failure::Other(text) | Failure::Late(text) => vec![text.clone()],
+            Failure::Config(Problems(problems)) => problems.clone(),
+            Failure::Code(_) => Vec::new(),
         };
-        Some(human::one_line(&text))
+        lines.iter().map(|line| human::one_line(line)).collect()
     }
 }
 
@@ -118,7 +123,22 @@ impl From<drumline::Error> for Failure {
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Failure {
         match error {
-            ServeError::Exposed(_) | ServeError::Config(_) => Failure::Usage(error.to_string()),
+            ServeError::Store(error) => error.into(),
+            _ => Failure::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Failure {
+        Failure::Config(problems)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        match error {
+            StoreError::Unavailable(_) => Failure::Late(error.to_string()),
             _ => Failure::Other(error.to_string()),
         }
     }
@@ -164,10 +184,7 @@ mod tests {
             "LOCK_HELD",
             &[("queue_length", "0"), ("holder_id", "a\nb")],
         );
-        assert_eq!(
-            failure.line().as_deref(),
-            Some("LOCK_HELD: no (holder_id=a b, queue_length=0)")
-        );
+        assert_eq!(failure.lines(), ["LOCK_HELD: no (holder_id=a b, queue_length=0)"]);
         assert_eq!(failure.code(), REFUSED);
     }
 
@@ -178,6 +195,6 @@ mod tests {
         assert_eq!(Failure::from(tonic::Status::unavailable("gone")).code(), UNAVAILABLE);
         assert_eq!(Failure::usage("x").code(), USAGE);
         let pipe = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
-        assert_eq!((pipe.code(), pipe.line()), (0, None));
+        assert_eq!((pipe.code(), pipe.lines()), (0, Vec::new()));
     }
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use drumline::v1 as pb;
 use futures::TryStreamExt;
-use uuid::Uuid;
 
 use super::connection::Connection;
 use super::screen::Shown;
@@ -70,8 +69,6 @@ enum Command {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let client = args.connection.client().await?;
     let screen = args.connection.screen();
-    // Not the SDK's guard, which would give the lock back as this process ends.
-    let mut stub = client.stubs().locks();
     match args.command {
         Command::List { prefix, agent, limit } => {
             let mine = move |lock: &pb::Lock| agent.as_ref().is_none_or(|agent| *agent == lock.agent_id);
@@ -86,31 +83,20 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             wait,
             token,
         } => {
-            let mut request = tonic::Request::new(pb::AcquireLockRequest {
-                namespace: client.namespace(),
-                session_id: client.session_id(),
-                request_id: Uuid::new_v4().to_string(),
+            let request = pb::AcquireLockRequest {
                 resource_id,
                 holder_id: holder.unwrap_or_else(default_holder),
                 ttl: ttl.map(parse::proto_duration),
                 wait_timeout: Some(parse::proto_duration(wait)),
                 fencing_token: token,
                 ..Default::default()
-            });
-            request.set_timeout(wait + args.connection.call_timeout);
-            let response = stub.acquire_lock(request).await?.into_inner();
-            screen.one(&response.lock.unwrap_or_default(), "Lock")
+            };
+            // No guard, which would give the lock back as this process ends.
+            screen.one(&client.locks().acquire_unguarded(request).await?, "Lock")
         }
         Command::Release { resource_id, token } => {
-            let mut request = tonic::Request::new(pb::ReleaseLockRequest {
-                namespace: client.namespace(),
-                session_id: client.session_id(),
-                request_id: Uuid::new_v4().to_string(),
-                resource_id,
-                fencing_token: token,
-            });
-            request.set_timeout(args.connection.call_timeout);
-            screen.one(&stub.release_lock(request).await?.into_inner(), "ReleaseLockResponse")
+            let released = client.locks().release(&resource_id, token).await?;
+            screen.one(&released, "ReleaseLockResponse")
         }
     }
 }

@@ -1,17 +1,26 @@
-//! Logs, on standard error: for people on a terminal, JSON elsewhere. `RUST_LOG` asks for more or less.
+//! Logs, on standard error. A server says what its settings ask for; a client what `RUST_LOG` does.
 
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+use crate::config::{Log, LogFormat};
+
 /// What a server has to say of its life.
-pub fn of_a_server() {
+pub fn of_a_server(log: &Log) {
+    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_checked_before| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter("info,fred=error"))
+        .with_env_filter(filter)
         .with_writer(std::io::stderr);
+    let terminal = std::io::stderr().is_terminal();
+    let text = match log.format {
+        LogFormat::Auto => terminal,
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
     // Only a second subscriber fails, and then the first is there.
-    let _first = match std::io::stderr().is_terminal() {
-        true => subscriber.with_target(false).try_init(),
+    let _first = match text {
+        true => subscriber.with_target(false).with_ansi(terminal).try_init(),
         false => subscriber.json().try_init(),
     };
 }

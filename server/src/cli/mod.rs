@@ -17,16 +17,21 @@ mod agent;
 mod agents;
 pub mod bench;
 mod child;
+mod conceal;
+mod config;
 mod connection;
 pub mod demo;
 mod details;
+mod epoch;
 mod events;
 mod failure;
+mod files;
 mod human;
 mod json;
 mod lock_run;
 mod locks;
 mod log;
+mod migrate;
 mod parse;
 mod screen;
 pub mod serve;
@@ -59,6 +64,12 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(serve::ServeArgs),
+    /// Show every setting of a server, and who says so
+    Config(config::ConfigArgs),
+    /// Make the tables of a database what this version needs
+    Migrate(migrate::MigrateArgs),
+    /// After a restore from a backup
+    Epoch(epoch::EpochArgs),
     /// Watch four agents review a git repository, and one of them be killed
     Demo(demo::DemoArgs),
     /// One of the agents of the demo
@@ -94,6 +105,7 @@ struct Completions {
 
 /// Parses the arguments, runs the command, and says how it went.
 pub fn main() -> ExitCode {
+    conceal::passwords();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -109,13 +121,16 @@ pub fn main() -> ExitCode {
 }
 
 async fn dispatch(command: Command) -> Result<(), Failure> {
-    match command {
-        Command::Serve(_) => log::of_a_server(),
-        _ => log::of_a_client(),
+    if !matches!(command, Command::Serve(_)) {
+        log::of_a_client();
     }
     match command {
         // These look after signals themselves.
-        Command::Serve(args) => Ok(serve::run(args).await?),
+        Command::Serve(args) => {
+            let reading = args.read()?;
+            log::of_a_server(&reading.config.log);
+            Ok(serve::run(args, reading).await?)
+        }
         Command::Demo(args) => demo::run(args).await,
         Command::DemoAgent(args) => demo::agents::run_agent(args).await,
         Command::Agent(args) => agent::run(args).await,
@@ -127,6 +142,9 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::State(args) => signals::interruptible(state::run(args)).await,
         Command::Tasks(args) => signals::interruptible(tasks::run(args)).await,
         Command::Workflows(args) => signals::interruptible(workflows::run(args)).await,
+        Command::Config(args) => config::run(&args),
+        Command::Migrate(args) => signals::interruptible(migrate::run(args)).await,
+        Command::Epoch(args) => signals::interruptible(epoch::run(args)).await,
         Command::Completions(args) => completions(args.shell),
     }
 }

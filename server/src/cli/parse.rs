@@ -9,41 +9,11 @@ use drumline::v1::{Guard, Payload};
 use prost_types::Timestamp;
 
 use super::Failure;
-
-/// The units of durations, in microseconds.
-const UNITS: [(&str, f64); 6] = [
-    ("us", 1.0),
-    ("ms", 1e3),
-    ("s", 1e6),
-    ("m", 60e6),
-    ("h", 3_600e6),
-    ("d", 86_400e6),
-];
+use crate::time;
 
 /// A duration such as `10s`, `1.5s`, `250ms` or `1h30m`; a number alone is in seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration: write it like 10s, 250ms or 1h30m");
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Ok(Duration::from_secs(seconds.into()));
-    }
-    let (mut rest, mut micros) = (text, 0.0);
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-            .ok_or_else(wrong)?;
-        let number: f64 = rest[..digits].parse().map_err(|_error| wrong())?;
-        let unit_end = rest[digits..]
-            .find(|c: char| c.is_ascii_digit())
-            .map_or(rest.len(), |at| digits + at);
-        let unit = &rest[digits..unit_end];
-        let (_, size) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
-        micros += number * size;
-        rest = &rest[unit_end..];
-    }
-    if text.is_empty() {
-        return Err(wrong());
-    }
-    Duration::try_from_secs_f64(micros / 1e6).map_err(|_error| wrong())
+    time::duration_of(text).ok_or_else(|| format!("{text:?} is no duration: write it like 10s, 250ms or 1h30m"))
 }
 
 /// A point in time: RFC 3339, or how long ago, such as `10m`.

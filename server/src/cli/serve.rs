@@ -5,16 +5,15 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::signals;
+use super::{Failure, files, signals};
 use crate::app::App;
-use crate::bus::Bus;
-use crate::config::{Backend, Limits};
+use crate::bus::{Bus, BusError};
+use crate::config::{ALL, Backend, Config, Flags, Reading};
 use crate::edge::server;
 use crate::store::{Postgres, Sqlite, Store, StoreError};
 
@@ -24,79 +23,59 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What `drumline serve` can be told.
 #[derive(Args, Debug)]
 pub struct ServeArgs {
-    /// Keep the data in this directory (by default under the user's data home)
-    #[arg(long, env = "DRUMLINE_DATA_DIR", value_name = "DIR", conflicts_with_all = ["ephemeral", "database_url"])]
-    data_dir: Option<PathBuf>,
-    /// Keep the data only until the server stops
-    #[arg(long, conflicts_with = "database_url")]
-    ephemeral: bool,
-    /// Keep the data in this database: sqlite:DIR or postgres://…
-    #[arg(long, env = "DRUMLINE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
-    database_url: Option<String>,
-    /// Tell the other servers over the same database through this Redis what was committed: redis://…, rediss://…, redis-sentinel://…
-    /// or redis-cluster://…
-    #[arg(long, env = "DRUMLINE_REDIS_URL", value_name = "URL", hide_env_values = true)]
-    redis_url: Option<String>,
-    /// Listen on this address
-    #[arg(long, env = "DRUMLINE_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7400")]
-    listen: SocketAddr,
-    /// Listen on an address that others can reach, though there is no authentication yet
-    #[arg(long)]
-    insecure: bool,
+    #[command(flatten)]
+    flags: Flags<ALL>,
     /// Stop when standard input ends: for who starts a server for itself, and may be killed
     #[arg(long, hide = true)]
     lifeline: bool,
 }
 
+impl ServeArgs {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    /// With all that is wrong.
+    pub fn read(&self) -> Result<Reading, Failure> {
+        super::config::read(&self.flags)
+    }
+}
+
 /// Why the server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// It would be open to everybody.
-    #[error(
-        "{0} can be reached from other machines, and there is no authentication yet: listen on a loopback address, or add --insecure"
-    )]
-    Exposed(SocketAddr),
-    /// What it was told makes no sense.
-    #[error("{0}")]
-    Config(String),
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The bus cannot be made.
+    #[error(transparent)]
+    Bus(#[from] BusError),
     /// The address cannot be listened on.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, std::io::Error),
-    /// The transport failed.
-    #[error("the server failed: {0}")]
-    Transport(#[from] tonic::transport::Error),
 }
 
 /// Runs a server until it is told to stop.
 ///
 /// # Errors
 /// When it cannot start, or its transport fails.
-pub async fn run(args: ServeArgs) -> Result<(), ServeError> {
-    if !args.listen.ip().is_loopback() && !args.insecure {
-        return Err(ServeError::Exposed(args.listen));
+pub async fn run(args: ServeArgs, reading: Reading) -> Result<(), ServeError> {
+    for warning in &reading.warnings {
+        tracing::warn!("{warning}");
     }
-    let backend = Backend::choose(args.data_dir, args.ephemeral, args.database_url).map_err(ServeError::Config)?;
-    let (store, place) = open(&backend).await?;
-    let bus = match &args.redis_url {
-        Some(url) if store.is_shared() => {
-            Bus::redis(url, store.id()).map_err(|error| ServeError::Config(error.to_string()))?
-        }
-        Some(_) => {
-            return Err(ServeError::Config(
-                "--redis-url is for servers that share a Postgres database".into(),
-            ));
-        }
+    let config = reading.config;
+    // Every connection is an open file.
+    files::allow_many();
+    let store = open(&config).await?;
+    let bus = match &config.redis_url {
+        Some(url) => Bus::redis(url.expose(), store.id())?,
         None => Bus::Local,
     };
-    let app = App::start(store, bus, Limits::default()).await?;
-    let listener = server::listen(args.listen).map_err(|error| ServeError::Listen(args.listen, error))?;
+    let app = App::start(store, bus, config.policy).await?;
+    let listener = server::listen(config.listen).map_err(|error| ServeError::Listen(config.listen, error))?;
     let address = listener
         .local_addr()
-        .map_err(|error| ServeError::Listen(args.listen, error))?;
-    announce(address, &place);
+        .map_err(|error| ServeError::Listen(config.listen, error))?;
+    announce(address, &config.backend);
 
     let stopping = Arc::clone(&app);
     tokio::spawn(async move {
@@ -112,23 +91,22 @@ pub async fn run(args: ServeArgs) -> Result<(), ServeError> {
         }
         std::process::exit(0);
     });
-    server::serve(app, listener).await?;
+    server::serve(app, listener, config.max_connection_age).await;
     Ok(())
 }
 
-async fn open(backend: &Backend) -> Result<(Store, String), StoreError> {
-    match backend {
-        Backend::Ephemeral => Ok((
-            Store::Sqlite(Sqlite::open_ephemeral()?),
-            "nowhere: it is gone when the server stops".into(),
+async fn open(config: &Config) -> Result<Store, StoreError> {
+    match &config.backend {
+        Backend::Ephemeral => Ok(Store::Sqlite(Sqlite::open_ephemeral()?)),
+        Backend::Sqlite(directory) => Ok(Store::Sqlite(Sqlite::open_with(directory, config.migrating)?)),
+        Backend::Postgres(url) => Ok(Store::Postgres(
+            Postgres::connect_with(url.expose(), config.migrating).await?,
         )),
-        Backend::Sqlite(directory) => Ok((Store::Sqlite(Sqlite::open(directory)?), directory.display().to_string())),
-        Backend::Postgres(url) => Ok((Store::Postgres(Postgres::connect(url).await?), "in Postgres".into())),
     }
 }
 
 /// Says where the server is. Whoever reads it may have gone already.
-fn announce(address: SocketAddr, place: &str) {
+fn announce(address: SocketAddr, place: &Backend) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(
         out,

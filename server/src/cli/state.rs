@@ -166,30 +166,7 @@ async fn get(
     version: i64,
     raw: bool,
 ) -> Result<(), Failure> {
-    // Read as what it is: its content need not be JSON.
-    let document = client
-        .state()
-        .get_version::<serde::de::IgnoredAny>(state_id, version)
-        .await;
-    let state = match document {
-        Ok(document) => document.state,
-        Err(error) if error.kind() == drumline::Kind::Payload => {
-            let request = pb::GetStateRequest {
-                namespace: client.namespace(),
-                state_id: state_id.into(),
-                version,
-            };
-            client
-                .stubs()
-                .state()
-                .get_state(request)
-                .await?
-                .into_inner()
-                .state
-                .unwrap_or_default()
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let state = client.state().get_state(state_id, version).await?;
     if raw {
         screen.raw(state.payload.as_ref())
     } else {

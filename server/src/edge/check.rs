@@ -1,6 +1,8 @@
-//! Checks of what clients send. A [`Check`] collects every violation of a request, so that a client hears of all at once.
+//! Checks of what clients send. A [`Check`] collects every violation of a request, so that a client hears of all at once. Names of fields
+//! are written out only where there is something to say about them.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use crate::error::{Refusal, Violation};
@@ -17,9 +19,9 @@ pub struct Check {
 
 impl Check {
     /// Notes a violation.
-    pub fn violation(&mut self, field: impl Into<String>, description: impl Into<String>) {
+    pub fn violation(&mut self, field: impl Display, description: impl Into<String>) {
         self.violations.push(Violation {
-            field: field.into(),
+            field: field.to_string(),
             description: description.into(),
         });
     }
@@ -39,16 +41,16 @@ impl Check {
     }
 
     /// An id: 1 to 255 bytes, no control characters.
-    pub fn id(&mut self, field: &str, id: &str) -> String {
+    pub fn id(&mut self, field: impl Display, id: &str) -> String {
         if id.is_empty() {
-            self.violation(field, "must not be empty");
+            self.violation(&field, "must not be empty");
         }
         self.optional_id(field, id)
     }
 
     /// An id, or empty.
-    pub fn optional_id(&mut self, field: &str, id: &str) -> String {
-        self.text(field, id, MAX_ID);
+    pub fn optional_id(&mut self, field: impl Display, id: &str) -> String {
+        self.text(&field, id, MAX_ID);
         if id.chars().any(char::is_control) {
             self.violation(field, "must not have control characters");
         }
@@ -62,9 +64,9 @@ impl Check {
     }
 
     /// Text of at most `most` bytes, without U+0000.
-    pub fn text(&mut self, field: &str, text: &str, most: usize) -> String {
+    pub fn text(&mut self, field: impl Display, text: &str, most: usize) -> String {
         if text.len() > most {
-            self.violation(field, format!("has {} bytes, at most {most} are allowed", text.len()));
+            self.violation(&field, format!("has {} bytes, at most {most} are allowed", text.len()));
         }
         if text.contains('\0') {
             self.violation(field, "must not have the character U+0000");
@@ -73,13 +75,13 @@ impl Check {
     }
 
     /// Labels: at most 64, with ids as names.
-    pub fn labels(&mut self, field: &str, labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    pub fn labels(&mut self, field: impl Display, labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
         if labels.len() > 64 {
-            self.violation(field, format!("has {} labels, at most 64 are allowed", labels.len()));
+            self.violation(&field, format!("has {} labels, at most 64 are allowed", labels.len()));
         }
         for (name, value) in labels.iter().take(64) {
-            self.id(&format!("{field}.key"), name);
-            self.text(&format!("{field}[{name:.64}]"), value, MAX_ID);
+            self.id(format_args!("{field}.key"), name);
+            self.text(format_args!("{field}[{name:.64}]"), value, MAX_ID);
         }
         labels
     }
@@ -87,13 +89,13 @@ impl Check {
     /// A duration in a range; `default` if absent or zero.
     pub fn duration(
         &mut self,
-        field: &str,
+        field: impl Display,
         duration: Option<prost_types::Duration>,
         default: Duration,
         range: std::ops::RangeInclusive<Duration>,
     ) -> Duration {
         let Some(duration) = self
-            .optional_duration(field, duration)
+            .optional_duration(&field, duration)
             .filter(|duration| !duration.is_zero())
         else {
             return default;
@@ -108,7 +110,11 @@ impl Check {
     }
 
     /// A duration that may be absent, and is not negative.
-    pub fn optional_duration(&mut self, field: &str, duration: Option<prost_types::Duration>) -> Option<Duration> {
+    pub fn optional_duration(
+        &mut self,
+        field: impl Display,
+        duration: Option<prost_types::Duration>,
+    ) -> Option<Duration> {
         let duration = duration?;
         match Duration::try_from(duration) {
             Ok(duration) => Some(duration),
@@ -120,7 +126,13 @@ impl Check {
     }
 
     /// A number in a range; `default` if zero.
-    pub fn number(&mut self, field: &str, number: i32, default: i32, range: std::ops::RangeInclusive<i32>) -> i32 {
+    pub fn number(
+        &mut self,
+        field: impl Display,
+        number: i32,
+        default: i32,
+        range: std::ops::RangeInclusive<i32>,
+    ) -> i32 {
         if number == 0 {
             return default;
         }

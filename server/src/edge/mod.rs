@@ -2,6 +2,7 @@
 //! refusal becomes a gRPC status.
 
 pub mod check;
+pub mod connection;
 pub mod decode;
 pub mod page;
 pub mod payload;
@@ -15,10 +16,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
+use crate::app::App;
 use crate::error::Refusal;
 use crate::lane::{Call, Request, Urgency};
 use crate::machine::Instant;
+use connection::Leaving;
 
 /// The namespace of a request that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -32,6 +36,8 @@ pub struct Context {
     pub deadline: Option<Instant>,
     /// W3C trace context; may be empty.
     pub traceparent: String,
+    /// Set when the connection that the call came on is to go; nothing if it came on none.
+    leaving: Option<CancellationToken>,
 }
 
 impl Context {
@@ -53,7 +59,25 @@ impl Context {
             namespace: checked_namespace(namespace)?,
             deadline,
             traceparent,
+            leaving: request.extensions().get::<Leaving>().map(|leaving| leaving.0.clone()),
         })
+    }
+
+    /// The context of a frame in a stream whose call had this one.
+    ///
+    /// # Errors
+    /// INVALID_REQUEST for a namespace that is no id.
+    pub fn of_a_frame(&self, namespace: &str) -> Result<Context, Refusal> {
+        Ok(Context {
+            namespace: checked_namespace(namespace)?,
+            deadline: None,
+            ..self.clone()
+        })
+    }
+
+    /// Set when a stream that could last for ever is to end: its connection is to go, or the server is stopping.
+    pub fn leaving(&self, app: &App) -> CancellationToken {
+        self.leaving.clone().unwrap_or_else(|| app.draining.clone())
     }
 
     /// A call that changes something. `message` is the request as it came: a repetition with the same `request_id` must be the same.

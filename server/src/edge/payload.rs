@@ -1,5 +1,6 @@
 //! Payloads, times and guards between the wire and the house.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,14 +18,19 @@ use crate::time::Time;
 ///
 /// # Errors
 /// INVALID_REQUEST for malformed JSON, U+0000, numbers that are none, or nesting deeper than 32; PAYLOAD_TOO_LARGE.
-pub fn from_proto(field: &str, payload: Option<v1::Payload>, limits: &Limits) -> Result<Option<Payload>, Refusal> {
+pub fn from_proto(
+    field: impl Display,
+    payload: Option<v1::Payload>,
+    limits: &Limits,
+) -> Result<Option<Payload>, Refusal> {
+    let field = &field;
     let Some(payload) = payload else {
         return Ok(None);
     };
     let mut check = Check::default();
-    let content_type = check.text(&format!("{field}.content_type"), &payload.content_type, MAX_ID);
+    let content_type = check.text(format_args!("{field}.content_type"), &payload.content_type, MAX_ID);
     if content_type.chars().any(char::is_control) {
-        check.violation(format!("{field}.content_type"), "must not have control characters");
+        check.violation(format_args!("{field}.content_type"), "must not have control characters");
     }
     check.finish()?;
     let (form, body) = match payload.content {
@@ -32,12 +38,12 @@ pub fn from_proto(field: &str, payload: Option<v1::Payload>, limits: &Limits) ->
         Some(v1::payload::Content::Data(data)) => (Form::Data, data),
         Some(v1::payload::Content::Json(text)) => {
             check_size(field, text.len(), limits)?;
-            check_json(&format!("{field}.json"), &text)?;
+            check_json(format_args!("{field}.json"), &text)?;
             (Form::Json, Bytes::from(text))
         }
         Some(v1::payload::Content::Value(value)) => {
-            let field = format!("{field}.value");
-            let value = json_of_value(value, 1).map_err(|problem| Refusal::invalid(&field, problem))?;
+            let refused = |problem| Refusal::invalid(format!("{field}.value"), problem);
+            let value = json_of_value(value, 1).map_err(refused)?;
             (Form::Value, Bytes::from(value.to_string()))
         }
     };
@@ -49,7 +55,7 @@ pub fn from_proto(field: &str, payload: Option<v1::Payload>, limits: &Limits) ->
     }))
 }
 
-fn check_size(field: &str, size: usize, limits: &Limits) -> Result<(), Refusal> {
+fn check_size(field: impl Display, size: usize, limits: &Limits) -> Result<(), Refusal> {
     let limit = limits.max_payload_bytes;
     if size <= limit {
         return Ok(());
@@ -63,10 +69,10 @@ fn check_size(field: &str, size: usize, limits: &Limits) -> Result<(), Refusal> 
     .with("size_bytes", size))
 }
 
-fn check_json(field: &str, text: &str) -> Result<(), Refusal> {
-    let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| Refusal::invalid(field, format!("is not JSON: {error}")))?;
-    check_value(&value, 1).map_err(|problem| Refusal::invalid(field, problem))
+fn check_json(field: impl Display, text: &str) -> Result<(), Refusal> {
+    let value: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| Refusal::invalid(field.to_string(), format!("is not JSON: {error}")))?;
+    check_value(&value, 1).map_err(|problem| Refusal::invalid(field.to_string(), problem))
 }
 
 fn check_value(value: &serde_json::Value, depth: usize) -> Result<(), &'static str> {
@@ -198,9 +204,12 @@ pub fn guards(check: &mut Check, guards: Vec<v1::Guard>) -> Vec<Guard> {
         return Vec::new();
     }
     let guards = guards.into_iter().enumerate().map(|(index, guard)| {
-        let resource_id = check.id(&format!("guards[{index}].resource_id"), &guard.resource_id);
+        let resource_id = check.id(format_args!("guards[{index}].resource_id"), &guard.resource_id);
         if guard.fencing_token <= 0 {
-            check.violation(format!("guards[{index}].fencing_token"), "must be the token of a grant");
+            check.violation(
+                format_args!("guards[{index}].fencing_token"),
+                "must be the token of a grant",
+            );
         }
         Guard {
             resource_id,

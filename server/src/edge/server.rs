@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drumline_proto::v1;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic_health::server::HealthReporter;
 
+use super::connection;
 use crate::app::App;
 
 /// How many calls may be under way on one connection.
@@ -19,6 +21,9 @@ const MAX_PENDING_RESETS: usize = 4_096;
 /// Flow-control windows: measured, together with the number of streams, to be worth several times the defaults under load.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// How many connections may wait to be taken, as far as the system lets so many. After a restart all agents come back at once, and who finds no
+/// room waits for seconds.
+const BACKLOG: u32 = 4_096;
 /// How long health says that the server is stopping before its streams end.
 const HEALTH_FAREWELL: Duration = Duration::from_millis(200);
 
@@ -27,17 +32,20 @@ const HEALTH_FAREWELL: Duration = Duration::from_millis(200);
 /// # Errors
 /// When the address is taken or not this machine's.
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    // A server that is started again must not wait for what is left of the old one's connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
-/// Serves until the server is draining and the calls under way are finished.
-///
-/// # Errors
-/// When the transport fails.
-pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-    let (mut health, health_service) = tonic_health::server::health_reporter();
+/// Serves until the server is draining and the calls under way are finished. A connection that has reached its age is asked to go.
+pub async fn serve(app: Arc<App>, listener: TcpListener, max_connection_age: Option<Duration>) {
+    let (health, health_service) = tonic_health::server::health_reporter();
     let names = service_names();
     for name in &names {
         health
@@ -92,24 +100,24 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::tr
             crate::tasks::rpc::Tasks::new(Arc::clone(&app))
         ));
 
-    let draining = app.draining.clone();
-    let stop = async move {
-        draining.cancelled().await;
-        for name in &names {
-            health
-                .set_service_status(name, tonic_health::ServingStatus::NotServing)
-                .await;
-        }
-        // Whoever watches health would otherwise keep the server from ending.
-        tokio::spawn(async move {
-            tokio::time::sleep(HEALTH_FAREWELL).await;
-            for name in &names {
-                health.clear_service_status(name).await;
-            }
-        });
-    };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    routes.serve_with_incoming_shutdown(incoming, stop).await
+    tokio::spawn(say_farewell(app.draining.clone(), health, names));
+    let one = move |incoming, goes| routes.clone().serve_with_incoming_shutdown(incoming, goes);
+    connection::serve(one, listener, max_connection_age, app.draining.clone()).await;
+}
+
+/// Once the server is draining, health says so, and then no more.
+async fn say_farewell(draining: CancellationToken, mut health: HealthReporter, names: Vec<String>) {
+    draining.cancelled().await;
+    for name in &names {
+        health
+            .set_service_status(name, tonic_health::ServingStatus::NotServing)
+            .await;
+    }
+    tokio::time::sleep(HEALTH_FAREWELL).await;
+    // Whoever watches health would otherwise keep the server from ending.
+    for name in &names {
+        health.clear_service_status(name).await;
+    }
 }
 
 /// The names that health knows: every service, and the empty name for the server as a whole.

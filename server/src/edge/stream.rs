@@ -5,6 +5,7 @@ use std::future::Future;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::error::{Reason, Refusal};
@@ -16,6 +17,8 @@ const BUFFER: usize = 64;
 /// Where a stream's work sends its messages.
 pub struct Outlet<T> {
     sender: mpsc::Sender<Result<T, Status>>,
+    /// Set when the stream is to end and be made again elsewhere.
+    pub leaving: CancellationToken,
 }
 
 /// The client has gone: there is nobody to send to.
@@ -48,14 +51,17 @@ impl<T> Outlet<T> {
     }
 }
 
-/// A stream of what `work` sends.
-pub fn spawn<T, F>(work: impl FnOnce(Outlet<T>) -> F) -> ReceiverStream<Result<T, Status>>
+/// A stream of what `work` sends. `leaving` tells it when to end.
+pub fn spawn<T, F>(leaving: CancellationToken, work: impl FnOnce(Outlet<T>) -> F) -> ReceiverStream<Result<T, Status>>
 where
     T: Send + 'static,
     F: Future<Output = Result<(), End>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(BUFFER);
-    let work = work(Outlet { sender: sender.clone() });
+    let work = work(Outlet {
+        sender: sender.clone(),
+        leaving,
+    });
     machine::spawn(async move {
         let end = crate::select! {
             end = work => end,
@@ -69,9 +75,13 @@ where
     ReceiverStream::new(receiver)
 }
 
-/// The end of a stream because the server is stopping; the client goes on from the cursor, on another server or on the next.
+/// The end of a stream because its connection is to go, or the server is stopping; the client goes on from the cursor, on another
+/// connection.
 pub fn draining(cursor: &str) -> Refusal {
-    Refusal::new(Reason::Draining, "the server is stopping; go on from the cursor")
-        .with("cursor", cursor)
-        .retry_after(std::time::Duration::from_millis(200))
+    Refusal::new(
+        Reason::Draining,
+        "the server is stopping, or asks to be connected to again; go on from the cursor",
+    )
+    .with("cursor", cursor)
+    .retry_after(std::time::Duration::from_millis(200))
 }

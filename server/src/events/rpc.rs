@@ -9,7 +9,7 @@ use drumline_proto::v1::event_service_server::EventService;
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
-use super::rules::{self, Publication, RESERVED, RETENTION};
+use super::rules::{self, Publication, RESERVED};
 use super::{Draft, Event, EventIdRecord, list, position_of_made_id, subscribe};
 use crate::app::App;
 use crate::edge::Context;
@@ -62,9 +62,22 @@ pub fn to_proto(event: &Event, epoch: i64) -> v1::Event {
 /// How many events one call may publish.
 const MAX_EVENTS: usize = 1_000;
 
+/// The name of a field of one of the events.
+#[derive(Clone, Copy)]
+struct FieldOf {
+    index: usize,
+    name: &'static str,
+}
+
+impl std::fmt::Display for FieldOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "events[{}].{}", self.index, self.name)
+    }
+}
+
 fn draft(app: &App, context: &Context, check: &mut Check, index: usize, event: v1::NewEvent) -> Draft {
-    let field = |name: &str| format!("events[{index}].{name}");
-    let event_type = check.id(&field("event_type"), &event.event_type);
+    let field = |name| FieldOf { index, name };
+    let event_type = check.id(field("event_type"), &event.event_type);
     if event_type.split('.').any(str::is_empty) || event_type.contains('*') {
         check.violation(field("event_type"), "must be words with dots between them, without `*`");
     }
@@ -72,25 +85,25 @@ fn draft(app: &App, context: &Context, check: &mut Check, index: usize, event: v
         let message = format!("events of types under `{prefix}.` are made by the server alone");
         check.refusal(Refusal::new(Reason::EventTypeReserved, message).with("event_type", &event_type));
     }
-    let ttl = check.optional_duration(&field("ttl"), event.ttl);
+    let ttl = check.optional_duration(field("ttl"), event.ttl);
     if ttl.is_some_and(|ttl| ttl < Duration::from_millis(1)) {
         check.violation(field("ttl"), "must be at least 1 ms");
     }
-    let given_id = check.optional_id(&field("event_id"), &event.event_id);
+    let given_id = check.optional_id(field("event_id"), &event.event_id);
     Draft {
         given_id: (!given_id.is_empty()).then_some(given_id),
         event_type,
-        schema_version: check.text(&field("schema_version"), &event.schema_version, 255),
+        schema_version: check.text(field("schema_version"), &event.schema_version, 255),
         source_agent: String::new(),
-        target_agent: check.optional_id(&field("target_agent"), &event.target_agent),
-        subject: check.optional_id(&field("subject"), &event.subject),
+        target_agent: check.optional_id(field("target_agent"), &event.target_agent),
+        subject: check.optional_id(field("subject"), &event.subject),
         payload: check
-            .take(payload::from_proto(&field("payload"), event.payload, &app.limits))
+            .take(payload::from_proto(field("payload"), event.payload, &app.limits))
             .flatten(),
-        correlation_id: check.optional_id(&field("correlation_id"), &event.correlation_id),
-        causation_id: check.optional_id(&field("causation_id"), &event.causation_id),
+        correlation_id: check.optional_id(field("correlation_id"), &event.correlation_id),
+        causation_id: check.optional_id(field("causation_id"), &event.causation_id),
         priority: event.priority,
-        ttl: ttl.map(|ttl| ttl.min(RETENTION)),
+        ttl: ttl.map(|ttl| ttl.min(app.retention.events)),
         traceparent: context.traceparent.clone(),
     }
 }
@@ -125,16 +138,18 @@ pub async fn publish_events(
         session_id: check.session_id(request.session_id),
     };
     check.finish()?;
-    let reads = publication.clone();
+    let publication = Arc::new(publication);
+    let (reads, decides) = (Arc::clone(&publication), Arc::clone(&publication));
     let committed = app
         .lanes
         .run(
             call,
             move |world| rules::want_publish(world, &reads),
-            move |world| rules::publish(world, &publication),
+            move |world| rules::publish(world, &decides),
         )
         .await?;
-    let published = committed.answer.into_iter().map(|published| v1::PublishedEvent {
+    let published = committed.answer.events(&publication);
+    let published = published.map(|published| v1::PublishedEvent {
         event_id: published.event_id,
         position: published.position,
         duplicate: published.duplicate,
@@ -157,7 +172,7 @@ pub fn filter(check: &mut Check, filter: Option<v1::EventFilter>) -> Filter {
         check.violation("filter.event_types", "has more than 100 patterns");
     }
     for (index, pattern) in filter.event_types.iter().enumerate().take(100) {
-        check.id(&format!("filter.event_types[{index}]"), pattern);
+        check.id(format!("filter.event_types[{index}]"), pattern);
     }
     let mut optional = |field: &str, text: &str| {
         let text = check.optional_id(field, text);

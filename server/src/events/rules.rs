@@ -1,8 +1,6 @@
 //! Publishing: what clients say becomes part of the log.
 
-use std::time::Duration;
-
-use super::{Draft, EventIdRecord};
+use super::{Draft, EventIdRecord, made_id};
 use crate::lane::{BatchRecord, Decision, RequestRecord, World};
 use crate::locks::rules::{Guard, check_guards, want_guards};
 use crate::sessions::rules::{caller, want_caller};
@@ -10,8 +8,6 @@ use crate::store::Trim;
 use crate::store::row::{Row, Value};
 use crate::time::Time;
 
-/// How long the log keeps events.
-pub const RETENTION: Duration = Duration::from_secs(3_600);
 /// The first segments of the types that only the server makes.
 pub const RESERVED: [&str; 5] = ["agent", "task", "resource", "state", "workflow"];
 /// How many events one job deletes at most.
@@ -28,15 +24,63 @@ pub struct Publication {
     pub session_id: Option<String>,
 }
 
-/// What became of an event.
+/// What became of a publication. It is kept with the request, so it is short: a line for each stretch of events whose positions follow
+/// one another, not for each event.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Published {
+    /// The time of those that were appended.
+    at: Time,
+    /// In the order of the publication.
+    stretches: Vec<Stretch>,
+}
+
+/// Events of a publication that follow one another.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Stretch {
+    /// The position of the first.
+    position: i64,
+    /// How many there are.
+    count: i64,
+    /// Whether they were there before.
+    duplicate: bool,
+}
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedEvent {
     /// Its position; for a duplicate, that of the first.
     pub position: i64,
     /// Whether an event with its id was there before.
     pub duplicate: bool,
     /// Its id.
     pub event_id: String,
+}
+
+impl Published {
+    fn add(&mut self, position: i64, duplicate: bool) {
+        match self.stretches.last_mut() {
+            Some(last) if last.duplicate == duplicate && last.position + last.count == position => last.count += 1,
+            _ => self.stretches.push(Stretch {
+                position,
+                count: 1,
+                duplicate,
+            }),
+        }
+    }
+
+    /// What became of each event of the publication.
+    pub fn events<'a>(&'a self, publication: &'a Publication) -> impl Iterator<Item = PublishedEvent> + 'a {
+        let places = self.stretches.iter().flat_map(|stretch| {
+            let positions = stretch.position..stretch.position + stretch.count;
+            positions.map(|position| (position, stretch.duplicate))
+        });
+        let drafts = publication.drafts.iter().zip(places);
+        drafts.map(|(draft, (position, duplicate))| PublishedEvent {
+            position,
+            duplicate,
+            event_id: draft.given_id.clone().unwrap_or_else(|| made_id(self.at, position)),
+        })
+    }
 }
 
 /// Says what [`publish`] will read.
@@ -52,19 +96,18 @@ pub fn want_publish(world: &mut World, publication: &Publication) {
 ///
 /// # Errors
 /// SESSION_ENDED, SESSION_SUPERSEDED, STALE_FENCING_TOKEN.
-pub fn publish(world: &mut World, publication: &Publication) -> Decision<Vec<Published>> {
+pub fn publish(world: &mut World, publication: &Publication) -> Decision<Published> {
     let session = caller(world, &publication.session_id)?;
     check_guards(world, &publication.guards)?;
     let agent = session.map(|session| session.agent_id.clone()).unwrap_or_default();
-    let mut published = Vec::with_capacity(publication.drafts.len());
+    let mut published = Published {
+        at: world.now(),
+        stretches: Vec::new(),
+    };
     for draft in &publication.drafts {
         if let Some(id) = &draft.given_id {
             if let Some(first) = world.event_ids.get(id)? {
-                published.push(Published {
-                    position: first.position,
-                    duplicate: true,
-                    event_id: id.clone(),
-                });
+                published.add(first.position, true);
                 continue;
             }
             let position = world.head().position + 1;
@@ -73,13 +116,7 @@ pub fn publish(world: &mut World, publication: &Publication) -> Decision<Vec<Pub
                 position,
             });
         }
-        let position = world.emit(draft.clone().source(&agent));
-        let event_id = world.events().last().map(|event| event.id()).unwrap_or_default();
-        published.push(Published {
-            position,
-            duplicate: false,
-            event_id,
-        });
+        published.add(world.emit(draft.clone().source(&agent)), false);
     }
     Ok(published)
 }
@@ -94,6 +131,7 @@ pub fn forget(world: &mut World, last_expired: i64) -> Decision<bool> {
         let trim = |table, index| Trim {
             table,
             index,
+            from: Value::Int(first),
             up_to: Value::Int(up_to),
             limit,
         };
@@ -103,11 +141,13 @@ pub fn forget(world: &mut World, last_expired: i64) -> Decision<bool> {
     Ok(up_to >= last_expired)
 }
 
-/// Deletes answers to requests and notes of batches that are no longer kept, a bounded number of them.
-pub fn forget_requests(world: &mut World, before: Time) -> Decision<()> {
+/// Deletes answers to requests and notes of batches that are no longer kept, a bounded number of them: of which the oldest is from
+/// `oldest`, or from later.
+pub fn forget_requests(world: &mut World, oldest: Time, before: Time) -> Decision<()> {
     let trim = |table, index| Trim {
         table,
         index,
+        from: Value::Int(oldest.0),
         up_to: Value::Int(before.0),
         limit: TRIM_CHUNK as usize,
     };
@@ -138,7 +178,8 @@ mod tests {
                     .collect();
                 let publication = Publication { drafts, guards: Vec::new(), session_id: None };
                 let published = world.attempt(|world| publish(world, &publication)).unwrap();
-                for (id, published) in ids.iter().zip(published) {
+                prop_assert_eq!(published.events(&publication).count(), ids.len());
+                for (id, published) in ids.iter().zip(published.events(&publication)) {
                     let known = id.as_ref().and_then(|id| first.get(id)).copied();
                     prop_assert_eq!(published.duplicate, known.is_some());
                     prop_assert_eq!(published.position, known.unwrap_or(next));

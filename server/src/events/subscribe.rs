@@ -76,8 +76,8 @@ pub async fn subscribe(
         }
     };
     let progress_at = Instant::now() + interval;
-    let namespace = context.namespace;
-    Ok(stream::spawn(move |outlet| {
+    let (leaving, namespace) = (context.leaving(&app), context.namespace);
+    Ok(stream::spawn(leaving, move |outlet| {
         Reader {
             app,
             namespace,
@@ -123,7 +123,7 @@ impl Reader {
                     }
                     self.send_progress(false).await?;
                 }
-                () = self.app.draining.cancelled() => {
+                () = self.outlet.leaving.cancelled() => {
                     while let Some(delivery) = live.try_next() {
                         self.send_event(&delivery.event, Time::of_this_machine()).await?;
                     }
@@ -136,7 +136,7 @@ impl Reader {
     /// Sends what the store has, up to a position.
     async fn catch_up(&mut self, up_to: i64) -> Result<(), End> {
         while self.position < up_to {
-            if self.app.draining.is_cancelled() {
+            if self.outlet.leaving.is_cancelled() {
                 return Err(stream::draining(&self.feed.cursor(self.position)).into());
             }
             let events = read(&self.app.store, &self.namespace, self.position, PAGE, false).await?;

@@ -9,6 +9,7 @@ use super::job::{Job, internal};
 use super::queue::Queue;
 use super::table::Halt;
 use super::world::World;
+use crate::config::Retention;
 use crate::error::{Reason, Refusal};
 use crate::machine::{self, Instant};
 use crate::sessions::gap::Gap;
@@ -29,6 +30,7 @@ pub(super) struct Hall {
     tail: Tail,
     gap: Gap,
     queue: Arc<Queue>,
+    retention: Retention,
 }
 
 /// A batch on its way: the jobs that were decided, and the world that they made.
@@ -43,13 +45,21 @@ struct Decided {
 }
 
 impl Hall {
-    pub(super) fn new(namespace: Arc<str>, store: Store, tail: Tail, gap: Gap, queue: Arc<Queue>) -> Hall {
+    pub(super) fn new(
+        namespace: Arc<str>,
+        store: Store,
+        tail: Tail,
+        gap: Gap,
+        queue: Arc<Queue>,
+        retention: Retention,
+    ) -> Hall {
         Hall {
             namespace,
             store,
             tail,
             gap,
             queue,
+            retention,
         }
     }
 
@@ -153,7 +163,7 @@ impl Hall {
     /// Opens a transaction and lets the jobs decide. A refusal too is answered after the commit: it may rest on what an earlier job
     /// of the batch decided.
     async fn decide(&self, mut jobs: Vec<Job>) -> Result<Option<Decided>, Vec<Job>> {
-        let mut world = World::over_a_store(Arc::clone(&self.namespace));
+        let mut world = World::over_a_store(Arc::clone(&self.namespace), self.retention);
         for job in &jobs {
             job.reads(&mut world);
         }

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use crate::config::Retention;
 use crate::error::{Reason, Refusal};
 use crate::events::Event;
 use crate::locks::Lock;
@@ -167,17 +168,19 @@ struct Shared {
     store: Store,
     tail: Tail,
     gap: Gap,
+    retention: Retention,
     queues: Mutex<HashMap<Arc<str>, Arc<Queue>>>,
 }
 
 impl Lanes {
     /// Lanes over a store; what they commit goes to the tail, and a store that is silent for too long is a gap.
-    pub fn new(store: Store, tail: Tail, gap: Gap) -> Lanes {
+    pub fn new(store: Store, tail: Tail, gap: Gap, retention: Retention) -> Lanes {
         Lanes {
             shared: Arc::new(Shared {
                 store,
                 tail,
                 gap,
+                retention,
                 queues: Mutex::new(HashMap::default()),
             }),
         }
@@ -234,6 +237,7 @@ impl Lanes {
             self.shared.tail.clone(),
             self.shared.gap.clone(),
             Arc::clone(&queue),
+            self.shared.retention,
         );
         machine::spawn(hall.run());
         queue

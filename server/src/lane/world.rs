@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::table::{Decision, Halt, WorkTable};
 use super::{Changed, Commit, EpochRecord, RequestRecord};
+use crate::config::Retention;
 use crate::error::Refusal;
 use crate::events::{Draft, Event, EventIdRecord};
 use crate::locks::{Lock, Waiter};
@@ -27,6 +28,8 @@ macro_rules! tables {
             $($(#[$doc])* pub $table: WorkTable<$row>,)+
             /// Whose world it is.
             pub namespace: Arc<str>,
+            /// How long things are kept.
+            retention: Retention,
             /// The head as it is with what was decided so far.
             head: Head,
             events: Vec<Arc<Event>>,
@@ -39,10 +42,11 @@ macro_rules! tables {
         pub(super) struct Mark { $($table: usize,)+ head: Head, events: usize, trims: usize }
 
         impl World {
-            fn of(namespace: Arc<str>, head: Head, whole: bool) -> World {
+            fn of(namespace: Arc<str>, retention: Retention, head: Head, whole: bool) -> World {
                 World {
                     $($table: WorkTable::new(whole),)+
                     namespace,
+                    retention,
                     head,
                     events: Vec::new(),
                     trims: Vec::new(),
@@ -148,8 +152,8 @@ tables! {
 
 impl World {
     /// An empty working set over a store; its head follows with what is loaded first.
-    pub(super) fn over_a_store(namespace: Arc<str>) -> World {
-        World::of(namespace, Head::new(Time(0)), false)
+    pub(super) fn over_a_store(namespace: Arc<str>, retention: Retention) -> World {
+        World::of(namespace, retention, Head::new(Time(0)), false)
     }
 
     /// A world that is all there is, for tests of rules: nothing is ever loaded. `seed` makes its ids.
@@ -160,7 +164,7 @@ impl World {
         };
         World {
             seed,
-            ..World::of("default".into(), head, true)
+            ..World::of("default".into(), Retention::default(), head, true)
         }
     }
 
@@ -194,6 +198,11 @@ impl World {
     /// The head of the log, with what was decided so far.
     pub fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// How long things are kept.
+    pub fn retention(&self) -> &Retention {
+        &self.retention
     }
 
     pub(super) fn begin_job(&mut self, seed: u128) {

@@ -13,7 +13,7 @@ use drumline_proto::v1::lock_service_server::LockService;
 use tonic::{Request, Response, Status};
 
 use super::rules::{self, Acquire, Release, Renewal};
-use super::{DEFAULT_TTL, Lock, MAX_TTL, MAX_WAIT, MIN_TTL};
+use super::{Lock, MAX_TTL, MAX_WAIT, MIN_TTL};
 use crate::app::App;
 use crate::edge::check::Check;
 use crate::edge::page::{self, Page};
@@ -104,7 +104,7 @@ pub async fn acquire_lock(
 ) -> Result<v1::AcquireLockResponse, Refusal> {
     // The rules know repeated requests themselves: the first answer would have an old expiry.
     let call = context.call("AcquireLock", "", &request, Urgency::Normal);
-    let wish = wish_of(context, request)?;
+    let wish = wish_of(app, context, request)?;
     let acquired = wait::acquire(app, context, call, wish).await?;
     Ok(v1::AcquireLockResponse {
         lock: Some(to_proto(&acquired.lock)),
@@ -114,7 +114,7 @@ pub async fn acquire_lock(
     })
 }
 
-fn wish_of(context: &Context, request: v1::AcquireLockRequest) -> Result<Acquire, Refusal> {
+fn wish_of(app: &App, context: &Context, request: v1::AcquireLockRequest) -> Result<Acquire, Refusal> {
     let mut check = Check::default();
     let wish = Acquire {
         call_id: machine::new_id(),
@@ -122,7 +122,7 @@ fn wish_of(context: &Context, request: v1::AcquireLockRequest) -> Result<Acquire
         request_id: check.optional_id("request_id", &request.request_id),
         resource_id: check.id("resource_id", &request.resource_id),
         holder_id: check.optional_id("holder_id", &request.holder_id),
-        ttl: check.duration("ttl", request.ttl, DEFAULT_TTL, MIN_TTL..=MAX_TTL),
+        ttl: check.duration("ttl", request.ttl, app.defaults.lock_ttl, MIN_TTL..=MAX_TTL),
         wait: check.duration(
             "wait_timeout",
             request.wait_timeout,

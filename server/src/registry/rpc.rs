@@ -20,7 +20,7 @@ use crate::edge::{Context, payload};
 use crate::error::{Reason, Refusal};
 use crate::lane::{Committed, Urgency, refusal_of};
 use crate::machine;
-use crate::sessions::{self, DEFAULT_UNARY_TTL, Session};
+use crate::sessions::{self, Session};
 use crate::tail::Cursor;
 use crate::time::Time;
 
@@ -85,7 +85,7 @@ pub async fn register_agent(
     request: v1::RegisterAgentRequest,
 ) -> Result<v1::RegisterAgentResponse, Refusal> {
     let call = context.call("RegisterAgent", &request.request_id, &request, Urgency::Normal);
-    let registering = Registering::new(app, request, DEFAULT_UNARY_TTL, &context.traceparent)?;
+    let registering = Registering::new(app, request, app.defaults.session_ttl, &context.traceparent)?;
     let wanted = registering.clone();
     let beats = app.beats.clone();
     let committed = app

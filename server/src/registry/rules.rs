@@ -91,6 +91,7 @@ fn registered(world: &mut World, registration: Registration, session_id: &str) -
         generation: 0,
         connected: false,
         polling: 0,
+        poll_id: None,
         capacity: registration.max_concurrent_tasks,
         in_flight: 0,
         last_assigned_at: Time::default(),

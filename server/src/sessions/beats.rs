@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{BeatRecord, Life, Session};
 use crate::lane::{Commit, World};
-use crate::machine::{HashMap, Instant};
+use crate::machine::{self, HashMap, Instant};
 use crate::tail::Observer;
 
 /// The last signs of life. Cheap to clone.
@@ -72,11 +72,17 @@ pub struct Suspect {
     pub session_id: String,
 }
 
+impl Default for Beats {
+    fn default() -> Beats {
+        Beats::new()
+    }
+}
+
 impl Beats {
     /// No sign of life yet.
     pub fn new() -> Beats {
         let shared = Shared {
-            home: crate::machine::new_id(),
+            home: machine::new_id(),
             lives: Mutex::default(),
             earlier: Notify::new(),
         };

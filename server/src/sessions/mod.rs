@@ -73,6 +73,8 @@ pub struct Session {
     pub connected: bool,
     /// How many more tasks an open `PollTasks` takes.
     pub polling: i32,
+    /// The `PollTasks` call that was opened last: the end of an older one does not count.
+    pub poll_id: Option<String>,
     /// How many tasks it takes at once.
     pub capacity: i32,
     /// How many it has.

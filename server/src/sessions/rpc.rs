@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use drumline_proto::v1;
 use drumline_proto::v1::session_service_server::SessionService;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -39,10 +39,10 @@ impl SessionService for Sessions {
         &self,
         request: Request<Streaming<v1::ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let traceparent = Context::new(&request, "")?.traceparent;
+        let call = Context::new(&request, "")?;
         let (down, receiver) = down::Down::new();
         let app = Arc::clone(&self.app);
-        machine::spawn(connect::run(app, traceparent, request.into_inner(), down));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        machine::spawn(connect::run(app, call, request.into_inner(), down));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(|sent| *sent))))
     }
 }

@@ -15,6 +15,7 @@ row! {
         generation: i64,
         connected: bool,
         polling: i32,
+        poll_id: Option<String>,
         capacity: i32,
         in_flight: i32,
         last_assigned_at: Time,

@@ -15,7 +15,7 @@ use super::{faults, happens, settle};
 use crate::app::App;
 use crate::bus::Bus;
 use crate::bus::simulated::{self as bus, Air};
-use crate::config::Limits;
+use crate::config::Policy;
 use crate::machine::{self, simulated::Process};
 use crate::store::Store;
 use crate::store::simulated::{self, Database, Simulated};
@@ -174,7 +174,7 @@ impl World {
             // Whoever starts it tries again.
             loop {
                 let store = Store::Simulated(store.clone());
-                match App::start(store, bus.clone(), Limits::default()).await {
+                match App::start(store, bus.clone(), Policy::default()).await {
                     Ok(app) => {
                         let serving = Serving {
                             process: own,

@@ -86,6 +86,7 @@ fn put_command(app: &App, context: &Context, request: v1::PutStateRequest) -> Re
         session_id: check.session_id(request.session_id),
         schema_version: check.text("schema_version", &request.schema_version, 255),
         retention: (retention > 0).then_some(retention),
+        default_retention: app.defaults.state_versions,
         correlation_id: check.optional_id("correlation_id", &request.correlation_id),
         traceparent: context.traceparent.clone(),
     };
@@ -94,7 +95,7 @@ fn put_command(app: &App, context: &Context, request: v1::PutStateRequest) -> Re
     Ok(write)
 }
 
-fn delete_command(context: &Context, request: v1::DeleteStateRequest) -> Result<Write, Refusal> {
+fn delete_command(app: &App, context: &Context, request: v1::DeleteStateRequest) -> Result<Write, Refusal> {
     let mut check = Check::default();
     if request.expected_version.is_some_and(|version| version < 1) {
         check.violation(
@@ -110,6 +111,7 @@ fn delete_command(context: &Context, request: v1::DeleteStateRequest) -> Result<
         session_id: check.session_id(request.session_id),
         schema_version: String::new(),
         retention: None,
+        default_retention: app.defaults.state_versions,
         correlation_id: check.optional_id("correlation_id", &request.correlation_id),
         traceparent: context.traceparent.clone(),
     };
@@ -330,7 +332,7 @@ impl StateService for States {
         let context = Context::new(&request, &request.get_ref().namespace)?;
         let message = request.into_inner();
         let call = context.call("DeleteState", &message.request_id, &message, Urgency::Normal);
-        let write = delete_command(&context, message)?;
+        let write = delete_command(&self.app, &context, message)?;
         let reads = write.clone();
         let committed = self
             .app
@@ -399,7 +401,9 @@ impl StateService for States {
             "" => None,
             text => Some(Cursor::decode(text, "cursor")?),
         };
-        let stream = watch::watch(Arc::clone(&self.app), context.namespace, target, cursor, interval).await?;
+        let leaving = context.leaving(&self.app);
+        let app = Arc::clone(&self.app);
+        let stream = watch::watch(app, leaving, context.namespace, target, cursor, interval).await?;
         Ok(Response::new(Box::pin(stream)))
     }
 }

@@ -1,6 +1,6 @@
 //! What a document becomes: put or deleted, if its version is the expected one.
 
-use super::{DEFAULT_RETENTION, Document, Version};
+use super::{Document, Version};
 use crate::error::{Reason, Refusal};
 use crate::events::Draft;
 use crate::lane::{Decision, World};
@@ -28,6 +28,8 @@ pub struct Write {
     pub schema_version: String,
     /// How many versions to keep; none leaves it as it is.
     pub retention: Option<i32>,
+    /// How many versions a document keeps that nobody has said it of.
+    pub default_retention: i32,
     /// Links the change's event to others.
     pub correlation_id: String,
     /// W3C trace context.
@@ -83,7 +85,7 @@ pub fn write(world: &mut World, write: &Write) -> Decision<Written> {
         retention: write
             .retention
             .or(current.as_ref().map(|document| document.retention))
-            .unwrap_or(DEFAULT_RETENTION),
+            .unwrap_or(write.default_retention),
         first_version: current.as_ref().map_or(version, |document| document.first_version),
     };
     keep_versions(world, document);
@@ -149,6 +151,7 @@ fn conflict(state_id: &str, expected: i64, current: Option<&Document>) -> Refusa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::DEFAULT_RETENTION;
     use crate::time::Time;
     use proptest::prelude::*;
     use std::collections::HashMap;
@@ -162,6 +165,7 @@ mod tests {
             session_id: None,
             schema_version: String::new(),
             retention,
+            default_retention: DEFAULT_RETENTION,
             correlation_id: String::new(),
             traceparent: String::new(),
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use drumline_proto::v1::{State, WatchStateResponse};
 use futures::Stream;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::Document;
@@ -48,6 +49,7 @@ struct Watch {
 /// CURSOR_OUT_OF_RANGE for a cursor ahead of the log or from an epoch whose end was lost.
 pub async fn watch(
     app: Arc<App>,
+    leaving: CancellationToken,
     namespace: Arc<str>,
     target: Target,
     cursor: Option<Cursor>,
@@ -58,7 +60,7 @@ pub async fn watch(
         .map(|cursor| feed.check_history(cursor))
         .transpose()?
         .unwrap_or(0);
-    Ok(stream::spawn(move |outlet| {
+    Ok(stream::spawn(leaving, move |outlet| {
         Watch {
             app,
             namespace,
@@ -106,7 +108,7 @@ impl Watch {
                         self.send_progress(false).await?;
                         progress_at = Instant::now() + self.interval;
                     }
-                    () = self.app.draining.cancelled() => {
+                    () = self.outlet.leaving.cancelled() => {
                         return Err(stream::draining(&self.feed.cursor(self.position)).into());
                     }
                 }

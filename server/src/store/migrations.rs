@@ -7,6 +7,24 @@ use sha2::{Digest, Sha256};
 
 use super::StoreError;
 
+/// Whether the tables are made what this version needs when a store is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Migrating {
+    /// They are.
+    Auto,
+    /// They must be already.
+    Check,
+}
+
+/// What a database has had of the steps, and what it has not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// Those that it has had, in order.
+    pub applied: Vec<&'static str>,
+    /// Those that it needs, in order.
+    pub pending: Vec<&'static str>,
+}
+
 /// One step, in the dialects of both stores.
 pub(super) struct Migration {
     pub(super) number: i64,
@@ -43,6 +61,28 @@ pub(super) fn checksum(sql: &str) -> String {
         .take(16)
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+/// What a database that has had these steps needs.
+///
+/// # Errors
+/// If it has had steps that this program does not know.
+pub(super) fn steps(applied: &[Applied], text: fn(&Migration) -> &'static str) -> Result<Steps, StoreError> {
+    let pending = pending(applied, text)?;
+    let names = |steps: &'static [Migration]| steps.iter().map(|step| step.name).collect();
+    Ok(Steps {
+        applied: names(&MIGRATIONS[..applied.len()]),
+        pending: names(pending),
+    })
+}
+
+/// The refusal of a database that needs steps which nobody has allowed.
+pub(super) fn missing(pending: &[Migration]) -> StoreError {
+    let names: Vec<&str> = pending.iter().map(|step| step.name).collect();
+    StoreError::refused(format!(
+        "its tables are not yet what this version of drumline needs ({} missing): run `drumline migrate`",
+        names.join(", ")
+    ))
 }
 
 /// The steps that a database still needs.

@@ -7,6 +7,7 @@
 //! Failure: whatever a driver says ends here, as a [`StoreError`]. A transaction that is dropped is rolled back. Work for the
 //! database runs in tasks or threads of the store's own, so a cancelled call leaves no transaction open.
 
+pub mod raw;
 pub mod row;
 
 mod action;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use crate::time::Time;
 pub use epoch::TOKEN_COUNTER_BITS;
+pub use migrations::{Migrating, Steps};
 pub use postgres::Postgres;
 use row::{Row, Table, Value};
 pub use sqlite::Sqlite;
@@ -92,7 +94,7 @@ pub type Plan = Vec<TablePlan>;
 pub type Columns = Vec<Value>;
 
 /// What was read of one table, in the order of its plan.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TableRows {
     /// The rows that exist, in any order.
     pub by_key: Vec<Columns>,
@@ -116,14 +118,17 @@ pub struct TableSave {
     pub deletes: Vec<Columns>,
 }
 
-/// Old rows to delete in bulk: the first `limit` of an index without a prefix, up to `up_to`.
+/// Old rows to delete in bulk: the first `limit` of an index without a prefix, from `from` up to `up_to`.
 #[derive(Clone, Debug)]
 pub struct Trim {
     /// The table.
     pub table: &'static Table,
     /// Which of the table's indexes; it has no prefix.
     pub index: usize,
-    /// The last value of the index's first order column to delete.
+    /// The first value of the index's first order column to delete: nothing is before it any more. What was deleted there lies in a
+    /// store's way for long.
+    pub from: Value,
+    /// The last value of that column to delete.
     pub up_to: Value,
     /// At most this many rows.
     pub limit: usize,
@@ -265,6 +270,19 @@ impl Store {
             Store::Postgres(store) => store.epoch(),
             #[cfg(test)]
             Store::Simulated(store) => store.epoch(),
+        }
+    }
+
+    /// Notes an epoch that another server commits in. A shared store commits nothing more below it: if the database that this server is
+    /// connected to has not come so far, it is an old one, and calls are told "not available" until a newer is found. No I/O.
+    pub fn heard_of(&self, epoch: i64) {
+        match self {
+            // Nobody else writes to it.
+            Store::Sqlite(_) => {}
+            Store::Postgres(store) => store.heard_of(epoch),
+            // It is one database.
+            #[cfg(test)]
+            Store::Simulated(_) => {}
         }
     }
 

@@ -62,10 +62,13 @@ pub(super) async fn run(
             heard = hints.recv(), if hears => {
                 let Some(shared) = shared.upgrade() else { return };
                 match heard {
-                    Some(Heard::Hint(hint)) => match hint.commit {
-                        Some(commit) => shared.take(commit),
-                        None => shared.told(&hint.namespace, hint.head.batch, hint.head.epoch),
-                    },
+                    Some(Heard::Hint(hint)) => {
+                        shared.store.heard_of(hint.head.epoch);
+                        match hint.commit {
+                            Some(commit) => shared.take(commit),
+                            None => shared.told(&hint.namespace, hint.head.batch, hint.head.epoch),
+                        }
+                    }
                     Some(Heard::Interrupted) => poll_at = Instant::now(),
                     None => hears = false,
                 }
@@ -74,7 +77,7 @@ pub(super) async fn run(
                 let (Some(shared), Some(namespace)) = (shared.upgrade(), namespace) else { return };
                 machine::spawn(async move { shared.fetch(&namespace).await });
             }
-            () = tokio::time::sleep_until(poll_at.into()), if is_shared => {
+            () = tokio::time::sleep_until(poll_at), if is_shared => {
                 let Some(shared) = shared.upgrade() else { return };
                 let pause = if shared.is_watched() { POLL } else { SLOW_POLL };
                 shared.poll().await;

@@ -41,7 +41,7 @@ pub(super) struct Lost {
 
 /// The head and the epochs of a log.
 pub(super) async fn epochs(store: &Store, namespace: &str) -> Result<(Head, Vec<EpochRecord>), StoreError> {
-    store.select(namespace, after::<EpochRecord>(Vec::new(), EPOCHS)).await
+    store.select(namespace, after(Vec::new(), EPOCHS)).await
 }
 
 /// Reads what follows a place.
@@ -52,11 +52,11 @@ pub(super) async fn page(
     with_events: bool,
 ) -> Result<Result<Page, Lost>, StoreError> {
     let mut plan = vec![
-        of::<BatchRecord>(after::<BatchRecord>(vec![Value::Int(place.batch)], BATCHES)),
-        of::<EpochRecord>(after::<EpochRecord>(vec![Value::Int(place.epoch)], EPOCHS)),
+        of::<BatchRecord>(after(vec![Value::Int(place.batch)], BATCHES)),
+        of::<EpochRecord>(after(vec![Value::Int(place.epoch)], EPOCHS)),
     ];
     if with_events {
-        plan.push(of::<Event>(after::<Event>(vec![Value::Int(place.position)], EVENTS)));
+        plan.push(of::<Event>(after(vec![Value::Int(place.position)], EVENTS)));
     }
     let (head, rows) = store.read(namespace, plan).await?;
     let mut rows = rows.into_iter();
@@ -81,11 +81,11 @@ pub(super) async fn page(
     }
     if with_events && let Some(first) = batches.first() {
         // The first batch is read whole, however many events it has.
-        while events.len() % EVENTS == 0
+        while events.len().is_multiple_of(EVENTS)
             && let Some(last) = events.last().map(|event| event.position)
             && last < first.position
         {
-            let selection = after::<Event>(vec![Value::Int(last)], EVENTS);
+            let selection = after(vec![Value::Int(last)], EVENTS);
             let (_, more) = store.select::<Event>(namespace, selection).await?;
             if more.is_empty() {
                 break;
@@ -208,7 +208,7 @@ fn flip<A, B>((a, b): (A, B)) -> (B, A) {
     (b, a)
 }
 
-fn after<R: Row>(place: Vec<Value>, limit: usize) -> Selection {
+fn after(place: Vec<Value>, limit: usize) -> Selection {
     Selection {
         index: 0,
         prefix: Vec::new(),

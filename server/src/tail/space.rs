@@ -136,7 +136,7 @@ impl Space {
             let with_events = feed.is_some_and(|feed| feed.has_readers());
             match read::page(&shared.store, &self.namespace, place, with_events).await? {
                 Ok(page) => {
-                    if self.take_page(page, place, with_events, &shared.observers) == Reading::Done {
+                    if self.take_page(page, with_events, &shared.observers) == Reading::Done {
                         return Ok(());
                     }
                 }
@@ -149,11 +149,11 @@ impl Space {
         }
     }
 
-    /// Hands on what was read after a place.
-    fn take_page(&self, page: Page, from: Place, with_events: bool, observers: &[Observer]) -> Reading {
+    /// Hands on what was read.
+    fn take_page(&self, page: Page, with_events: bool, observers: &[Observer]) -> Reading {
         let mut state = self.lock();
         let reads = state.feed.as_ref().is_some_and(|feed| feed.has_readers());
-        if reads && !with_events && state.track.place() == from && !page.commits.is_empty() {
+        if reads && !with_events && !page.commits.is_empty() {
             // Somebody has come meanwhile who wants the events of these batches.
             return Reading::More;
         }

@@ -59,7 +59,7 @@ fn assign(world: &mut World, mut task: Task, session: &Arc<Session>) -> Decision
     task.assigned_at = Some(now);
     task.accepted_at = None;
     task.progressed_at = None;
-    task.due_at = task.next_due(Time(0));
+    task.due_at = task.next_due(Time(0), world.retention());
     world.tasks.put(task.clone());
     let assigned = event("task.assigned", &task, json!({ "incarnation": session.incarnation }));
     world.emit(assigned.target(&task.agent_id));

@@ -33,9 +33,10 @@ use crate::time::Time;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long an agent may take to accept, unless the task says otherwise.
 pub const DEFAULT_ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The shortest and the longest time that an attempt may be given.
+pub const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 86_400);
 
-/// How long an ended task and its payloads are kept, unless they are a workflow's and go with it.
-pub const RETENTION: Duration = Duration::from_secs(7 * 86_400);
 /// How many agents a task remembers not to go to (again). Beyond that the first is forgotten.
 pub const MAX_EXCLUDED: usize = 256;
 

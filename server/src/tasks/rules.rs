@@ -92,7 +92,7 @@ pub fn delegate(world: &mut World, delegation: Delegation) -> Decision<Task> {
     if is_ready {
         dispatch::place(world, task)
     } else {
-        task.due_at = task.next_due(Time(0));
+        task.due_at = task.next_due(Time(0), world.retention());
         world.tasks.put(task.clone());
         Ok(task)
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{RETENTION, Task, TaskState};
+use super::{Task, TaskState};
+use crate::config::Retention;
 use crate::time::Time;
 
 /// Why an attempt's time is over.
@@ -55,13 +56,13 @@ impl Task {
     }
 
     /// The earliest of its timers.
-    pub(super) fn next_due(&self, gap_end: Time) -> Option<Time> {
+    pub(super) fn next_due(&self, gap_end: Time, retention: &Retention) -> Option<Time> {
         let own = match self.state {
             TaskState::Pending => self.queue_id.is_none().then_some(self.ready_at),
             TaskState::Assigned | TaskState::Running => self.attempt_end(gap_end).map(|(at, _)| at),
             // A workflow's tasks are deleted with it.
             _ if self.workflow_id.is_some() => return None,
-            _ => return self.ended_at.map(|ended_at| ended_at + RETENTION),
+            _ => return self.ended_at.map(|ended_at| ended_at + retention.tasks),
         };
         [own, self.deadline_at].into_iter().flatten().min()
     }

@@ -28,6 +28,8 @@ use crate::time::Time;
 
 /// Tasks in flight at once in a workflow, unless it says otherwise.
 pub const DEFAULT_CONCURRENCY: i32 = 5;
+/// The most tasks in flight at once that a workflow may ask for.
+pub const MAX_CONCURRENCY: i32 = 10_000;
 /// How many items a list may have.
 pub const MAX_ITEMS: usize = 100_000;
 

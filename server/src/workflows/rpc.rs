@@ -88,7 +88,8 @@ impl WorkflowService for Workflows {
     ) -> Result<Response<Self::WatchWorkflowStream>, Status> {
         let context = Context::new(&request, &request.get_ref().namespace)?;
         let workflow_id = checked_id(&request.get_ref().workflow_id)?;
-        let stream = watch::watch(Arc::clone(&self.app), context.namespace, workflow_id).await?;
+        let leaving = context.leaving(&self.app);
+        let stream = watch::watch(Arc::clone(&self.app), leaving, context.namespace, workflow_id).await?;
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -169,7 +170,7 @@ async fn start_of(app: &App, context: &Context, request: v1::StartWorkflowReques
     let input = check
         .take(payload::from_proto("input", request.input, &app.limits))
         .flatten();
-    let steps = convert::steps(&mut check, request.steps, &app.limits);
+    let steps = convert::steps(&mut check, request.steps, &app.limits, &app.defaults);
     let result = check.text("result", &request.result, super::expr::MAX_TEXT_BYTES);
     let start = Start {
         workflow_id: check.optional_id("workflow_id", &request.workflow_id),
@@ -180,8 +181,8 @@ async fn start_of(app: &App, context: &Context, request: v1::StartWorkflowReques
         max_concurrent: check.number(
             "max_concurrent_delegates",
             request.max_concurrent_delegates,
-            super::DEFAULT_CONCURRENCY,
-            1..=10_000,
+            app.defaults.max_concurrent_delegates,
+            1..=super::MAX_CONCURRENCY,
         ),
         result: result.clone(),
         deadline,

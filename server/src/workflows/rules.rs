@@ -14,8 +14,6 @@ mod step;
 #[cfg(test)]
 pub mod tests;
 
-use std::time::Duration;
-
 use super::{Transition, Workflow, WorkflowState};
 use crate::lane::{Decision, Halt, World};
 use crate::store::row::{Field, Value};
@@ -26,8 +24,6 @@ pub use due::due;
 pub use finish::cancel;
 pub use scope::{aggregate_owner, reference};
 
-/// How long a workflow is kept after its end.
-pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// How many steps are begun, items delegated or cancelled in one job.
 const MAX_ACTIONS: usize = 64;
 /// How many steps are begun in one job while items could be delegated.
@@ -201,7 +197,7 @@ impl Run {
         let at_once = self.has_more().then_some(now);
         let later = match self.workflow.ended_at {
             None => self.workflow.deadline_at,
-            Some(ended_at) => Some(ended_at + RETENTION),
+            Some(ended_at) => Some(ended_at + world.retention().workflows),
         };
         self.workflow.due_at = at_once.or(later);
         self.workflow.updated_at = now;

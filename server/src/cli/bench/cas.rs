@@ -86,6 +86,7 @@ impl Cas {
 }
 
 impl Workload for Cas {
+    type Target = Client;
     type Caller = Caller;
 
     async fn caller(&self, index: usize, client: &Client) -> Result<Caller, Status> {

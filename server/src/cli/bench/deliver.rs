@@ -17,8 +17,9 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::load::{Done, Window, Workload};
+use super::report::Report;
 use super::tally::{Checked, Latencies};
-use super::{Args, CALLERS_A_CONNECTION, connect, filler, request, request_id};
+use super::{Args, connect, filler, measure_at, request, request_id};
 use crate::cli::Failure;
 
 /// How long the last events may take after the last publishing.
@@ -64,11 +65,20 @@ pub struct Caller {
     acknowledged: Vec<u64>,
 }
 
+/// Measures it. Where there are several servers, publishers and subscribers are at different ones.
+pub async fn run(run: &str, args: &Args) -> Result<Report, Failure> {
+    let servers = &args.connection.server;
+    let (publishing, subscribed) = servers.split_at(servers.len() / 2);
+    let publishing = if publishing.is_empty() { subscribed } else { publishing };
+    let deliver = Deliver::start(run, args, subscribed).await?;
+    measure_at(deliver, args, publishing).await
+}
+
 impl Deliver {
     /// Subscribes, and waits until every subscription is there.
-    pub async fn start(run: &str, args: &Args) -> Result<Deliver, Failure> {
+    async fn start(run: &str, args: &Args, servers: &[String]) -> Result<Deliver, Failure> {
         let (epoch, window) = (Instant::now(), Arc::new(OnceLock::new()));
-        let clients = connect(&args.connection, args.subscribers.div_ceil(CALLERS_A_CONNECTION)).await?;
+        let clients = connect(args, servers, args.connections(args.subscribers, servers.len())).await?;
         let mut subscribers = Vec::with_capacity(args.subscribers);
         for index in 0..args.subscribers {
             let filter = Filter::all().event_type(EVENT_TYPE).correlation_id(run);
@@ -163,6 +173,7 @@ impl Received {
 }
 
 impl Workload for Deliver {
+    type Target = Client;
     type Caller = Caller;
 
     async fn caller(&self, _index: usize, client: &Client) -> Result<Caller, Status> {

@@ -21,12 +21,14 @@ use crate::cli::parse::proto_duration;
 const TTL: Duration = Duration::from_secs(30);
 /// How long an agent may take to be there.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the answer to its goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// What the agents have seen.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Tasks that they answered.
-    pub answered: AtomicU64,
+    /// Answers that were taken.
+    pub completed: AtomicU64,
     /// Attempts after the first.
     pub repeated: AtomicU64,
     /// Answers that were refused.
@@ -170,9 +172,17 @@ impl Echo {
             request_id: request_id(),
             ..Default::default()
         }))?;
-        // Whatever follows, the goodbye's answer or the stream's end is enough.
-        let _answer = tokio::time::timeout(Duration::from_secs(2), self.down.message()).await;
+        // What was under way is answered before the goodbye is. Who is not answered has gone all the same.
+        let _late = tokio::time::timeout(GOODBYE, self.hear_goodbye()).await;
         Ok(())
+    }
+
+    async fn hear_goodbye(&mut self) {
+        while let Ok(Some(message)) = self.down.message().await {
+            if matches!(message.frame, Some(Down::DeregisterAgent(_))) || self.hear(message).is_err() {
+                break;
+            }
+        }
     }
 
     fn hear(&mut self, message: pb::ConnectResponse) -> Result<(), Status> {
@@ -180,7 +190,6 @@ impl Echo {
             Some(Down::Nonce(nonce)) => self.nonce = nonce.nonce,
             Some(Down::Assignment(assignment)) => {
                 let task = assignment.task.unwrap_or_default();
-                self.seen.answered.fetch_add(1, Ordering::Relaxed);
                 self.seen
                     .repeated
                     .fetch_add(u64::from(assignment.attempt > 1), Ordering::Relaxed);
@@ -191,6 +200,9 @@ impl Echo {
                     result: task.input,
                     ..Default::default()
                 }))?;
+            }
+            Some(Down::CompleteTask(_)) => {
+                self.seen.completed.fetch_add(1, Ordering::Relaxed);
             }
             Some(Down::Error(error)) => {
                 tracing::warn!(code = error.code, message = error.message, "an echo was refused");

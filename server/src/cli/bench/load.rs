@@ -1,10 +1,11 @@
-//! Callers that do the same thing again and again, for a while.
+//! Callers that do the same thing again and again, for a while or so many times.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use drumline::Client;
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::task::JoinSet;
 use tonic::Status;
 
@@ -14,18 +15,34 @@ use crate::cli::Failure;
 
 /// How long after the end what has begun may take, and what should have begun may begin.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How many callers are made at once.
+const MADE_AT_ONCE: usize = 64;
+/// Longer than any run.
+const NO_END: Duration = Duration::from_secs(30 * 86_400);
 
 /// How much load, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// How many callers there are.
     pub callers: usize,
-    /// How long to run before measuring.
-    pub warm_up: Duration,
-    /// How long to measure.
-    pub duration: Duration,
+    /// When it ends.
+    pub length: Length,
     /// Open loop: how many operations a second are begun.
     pub rate: Option<f64>,
+}
+
+/// When a run ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Length {
+    /// After a time.
+    Time {
+        /// How long to run before measuring.
+        warm_up: Duration,
+        /// How long to measure.
+        duration: Duration,
+    },
+    /// After so many operations, all of which are measured.
+    Operations(u64),
 }
 
 /// When what is measured.
@@ -57,11 +74,13 @@ pub struct Done {
 
 /// What callers do.
 pub trait Workload: Send + Sync + 'static {
+    /// What callers work on: a client of the server, in most cases.
+    type Target: Sync;
     /// What a caller keeps from one operation to the next.
     type Caller: Send + 'static;
 
-    /// Makes one caller, and what it needs at the server.
-    fn caller(&self, index: usize, client: &Client) -> impl Future<Output = Result<Self::Caller, Status>> + Send;
+    /// Makes one caller, and what it needs at its target.
+    fn caller(&self, index: usize, target: &Self::Target) -> impl Future<Output = Result<Self::Caller, Status>> + Send;
 
     /// The callers are about to begin.
     fn begin(&self, _window: Window) {}
@@ -74,58 +93,114 @@ pub trait Workload: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Done, Status>> + Send;
 
     /// Everything is over: checks that what was counted is right.
-    fn check(self, callers: Vec<Self::Caller>, client: &Client) -> impl Future<Output = Checked> + Send;
+    fn check(self, callers: Vec<Self::Caller>, target: &Self::Target) -> impl Future<Output = Checked> + Send;
 }
 
-/// Runs a workload as planned; returns what was counted, and what the workload makes of it.
-pub async fn drive<W: Workload>(workload: W, plan: &Plan, clients: &[Client]) -> Result<(Tally, Checked), Failure> {
+/// What a run has come to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was counted.
+    pub counted: Tally,
+    /// How long it was counted for.
+    pub measured: Duration,
+    /// What the workload makes of it.
+    pub checked: Checked,
+}
+
+/// Runs a workload as planned, its callers spread over the targets.
+pub async fn drive<W: Workload>(workload: W, plan: &Plan, targets: &[W::Target]) -> Result<Outcome, Failure> {
     let workload = Arc::new(workload);
-    let mut callers = Vec::with_capacity(plan.callers);
-    for index in 0..plan.callers {
-        callers.push(workload.caller(index, &clients[index % clients.len()]).await?);
-    }
+    let made = (0..plan.callers).map(|index| workload.caller(index, &targets[index % targets.len()]));
+    let callers: Vec<W::Caller> = stream::iter(made).buffered(MADE_AT_ONCE).try_collect().await?;
     let start = Instant::now() + Duration::from_millis(20);
-    let begin = start + plan.warm_up;
+    let (warm_up, duration) = match plan.length {
+        Length::Time { warm_up, duration } => (warm_up, duration),
+        Length::Operations(_) => (Duration::ZERO, NO_END),
+    };
+    let begin = start + warm_up;
     let window = Window {
         start,
         begin,
-        end: begin + plan.duration,
+        end: begin + duration,
     };
     workload.begin(window);
-    let pace = plan.rate.map(|rate| Arc::new(Pace::start(window, rate)));
+    let turns = Turns::new(window, plan);
 
     let mut running = JoinSet::new();
     for caller in callers {
-        running.spawn(keep_calling(workload.clone(), caller, window, pace.clone()));
+        running.spawn(keep_calling(workload.clone(), caller, window, turns.clone()));
     }
-    let (mut total, mut callers) = (Tally::new(), Vec::with_capacity(plan.callers));
+    let (mut counted, mut callers) = (Tally::new(), Vec::with_capacity(plan.callers));
     while let Some(ended) = running.join_next().await {
         let (caller, tally) = ended.map_err(|error| Failure::message(format!("a caller failed: {error}")))?;
         callers.push(caller);
-        total.add(&tally);
+        counted.add(&tally);
     }
-    if let Some(pace) = pace {
-        total.not_begun(pace.left());
-    }
+    counted.not_begun(turns.left());
+    let measured = match plan.length {
+        Length::Time { duration, .. } => duration,
+        Length::Operations(_) => start.elapsed(),
+    };
     let workload = Arc::into_inner(workload).ok_or_else(|| Failure::message("a caller is still there"))?;
-    let checked = workload.check(callers, &clients[0]).await;
-    Ok((total, checked))
+    let checked = workload.check(callers, &targets[0]).await;
+    Ok(Outcome {
+        counted,
+        measured,
+        checked,
+    })
+}
+
+/// Whose turn it is, and when.
+#[derive(Clone)]
+enum Turns {
+    /// Closed loop: whoever is free, until a moment.
+    Until(Instant),
+    /// Closed loop: whoever is free, so many times.
+    Times(Arc<AtomicU64>),
+    /// Open loop: when it is due.
+    Due(Arc<Pace>),
+}
+
+impl Turns {
+    fn new(window: Window, plan: &Plan) -> Turns {
+        match (plan.rate, plan.length) {
+            (Some(rate), _) => Turns::Due(Arc::new(Pace::start(window, rate))),
+            (None, Length::Time { .. }) => Turns::Until(window.end),
+            (None, Length::Operations(count)) => Turns::Times(Arc::new(AtomicU64::new(count))),
+        }
+    }
+
+    /// When the next operation should begin: now, or earlier. None after the last.
+    async fn next(&self) -> Option<Instant> {
+        match self {
+            Turns::Until(end) => Some(Instant::now()).filter(|now| now < end),
+            Turns::Times(left) => {
+                let relaxed = Ordering::Relaxed;
+                let taken = left.fetch_update(relaxed, relaxed, |left| left.checked_sub(1));
+                taken.ok().map(|_left| Instant::now())
+            }
+            Turns::Due(pace) => pace.next().await,
+        }
+    }
+
+    /// How many that were due were not taken.
+    fn left(&self) -> u64 {
+        match self {
+            Turns::Due(pace) => pace.left(),
+            _ => 0,
+        }
+    }
 }
 
 async fn keep_calling<W: Workload>(
     workload: Arc<W>,
     mut caller: W::Caller,
     window: Window,
-    pace: Option<Arc<Pace>>,
+    turns: Turns,
 ) -> (W::Caller, Tally) {
     let mut tally = Tally::new();
     tokio::time::sleep_until(window.start.into()).await;
-    loop {
-        let intended = match &pace {
-            Some(pace) => pace.next().await,
-            None => Some(Instant::now()).filter(|now| *now < window.end),
-        };
-        let Some(intended) = intended else { break };
+    while let Some(intended) = turns.next().await {
         if Instant::now() > window.end + PATIENCE {
             // It was taken from the pace and will not be done.
             tally.not_begun(1);

@@ -56,6 +56,7 @@ impl Lock {
 }
 
 impl Workload for Lock {
+    type Target = Client;
     type Caller = Caller;
 
     async fn caller(&self, index: usize, client: &Client) -> Result<Caller, Status> {

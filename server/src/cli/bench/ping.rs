@@ -18,6 +18,7 @@ use super::tally::Checked;
 pub struct Ping;
 
 impl Workload for Ping {
+    type Target = Client;
     type Caller = HealthClient<Channel>;
 
     async fn caller(&self, _index: usize, client: &Client) -> Result<Self::Caller, Status> {

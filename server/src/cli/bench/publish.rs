@@ -51,6 +51,7 @@ impl Publish {
 }
 
 impl Workload for Publish {
+    type Target = Client;
     type Caller = Caller;
 
     async fn caller(&self, _index: usize, client: &Client) -> Result<Caller, Status> {

@@ -3,7 +3,7 @@
 //! A sequential one hands its input from step to step; a map-reduce maps over the list that it is given, and its reduce echoes the
 //! list of results. Either way the final result must be what went in.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use drumline::v1::workflow_service_client::WorkflowServiceClient;
@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::args::{Args, Shape};
 use super::echo::Echoes;
 use super::load::{Done, Workload};
 use super::tally::Checked;
-use super::{Args, Shape, connect, request, request_id};
+use super::{connect, request, request_id};
 use crate::cli::Failure;
 use crate::cli::parse::proto_duration;
 
@@ -28,6 +29,8 @@ pub struct Workflow {
     start: pb::StartWorkflowRequest,
     input: Value,
     tasks: u64,
+    /// Workflows that may have been started.
+    started: AtomicU64,
     echoes: Echoes,
 }
 
@@ -43,12 +46,12 @@ impl Workflow {
     /// Starts the agents.
     pub async fn start(run: &str, args: &Args) -> Result<Workflow, Failure> {
         let capability = format!("bench-echo-{run}");
-        let clients = connect(&args.connection, args.agents).await?;
+        let clients = connect(args, &args.connection.server, args.echoes()).await?;
         let slots = usize::try_from(args.delegates)
             .unwrap_or(1)
             .max(1)
             .saturating_mul(args.callers);
-        let echoes = Echoes::start(&clients, args.agents, &capability, slots).await?;
+        let echoes = Echoes::start(&clients, args.echoes(), &capability, slots).await?;
         let (workflow_type, steps) = match args.shape {
             Shape::Sequential => (pb::WorkflowType::Sequential, sequence(&capability, args.size)?),
             Shape::MapReduce => (pb::WorkflowType::MapReduce, map_reduce(&capability)?),
@@ -70,6 +73,7 @@ impl Workflow {
             start,
             input,
             tasks: tasks as u64,
+            started: AtomicU64::new(0),
             echoes,
         })
     }
@@ -133,6 +137,7 @@ fn map_reduce(capability: &str) -> Result<Vec<pb::Step>, Failure> {
 }
 
 impl Workload for Workflow {
+    type Target = Client;
     type Caller = Caller;
 
     async fn caller(&self, _index: usize, client: &Client) -> Result<Caller, Status> {
@@ -144,6 +149,7 @@ impl Workload for Workflow {
     }
 
     async fn operate(&self, caller: &mut Caller, _intended: Instant) -> Result<Done, Status> {
+        self.started.fetch_add(1, Ordering::Relaxed);
         let start = pb::StartWorkflowRequest {
             request_id: request_id(),
             ..self.start.clone()
@@ -179,13 +185,13 @@ impl Workload for Workflow {
             .collect();
         let seen = self.echoes.seen.clone();
         problems.extend(self.echoes.stop().await);
-        let (answered, repeated) = (
-            seen.answered.load(Ordering::Relaxed),
+        let (completed, repeated) = (
+            seen.completed.load(Ordering::Relaxed),
             seen.repeated.load(Ordering::Relaxed),
         );
-        if answered < ended * self.tasks {
+        if completed < ended * self.tasks || completed > self.started.load(Ordering::Relaxed) * self.tasks {
             problems.push(format!(
-                "{ended} workflows of {} tasks ended after {answered} answers",
+                "{ended} workflows of {} tasks each ended after {completed} completions",
                 self.tasks
             ));
         }

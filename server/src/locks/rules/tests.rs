@@ -30,6 +30,7 @@ fn session(world: &mut World, id: &str, life: Life) {
         generation: 1,
         connected: true,
         polling: 0,
+        poll_id: None,
         capacity: 1,
         in_flight: 0,
         last_assigned_at: START,

@@ -155,16 +155,12 @@ fn capability_of(check: &mut Check, field: &str, capability: v1::Capability) -> 
     schema_of(check, format!("{field}.input_schema"), &capability.input_schema);
     schema_of(check, format!("{field}.output_schema"), &capability.output_schema);
     Capability {
-        name: check.id(&format!("{field}.name"), &capability.name),
-        description: check.text(
-            &format!("{field}.description"),
-            &capability.description,
-            MAX_DESCRIPTION,
-        ),
+        name: check.id(format!("{field}.name"), &capability.name),
+        description: check.text(format!("{field}.description"), &capability.description, MAX_DESCRIPTION),
         input_schema: capability.input_schema,
         output_schema: capability.output_schema,
         estimated_duration: check
-            .optional_duration(&format!("{field}.estimated_duration"), capability.estimated_duration),
+            .optional_duration(format!("{field}.estimated_duration"), capability.estimated_duration),
         tags: capability.tags,
     }
 }

@@ -53,8 +53,8 @@ pub(super) async fn watch(
     );
     check.finish()?;
     let feed = app.tail.feed(&context.namespace).await?;
-    let namespace = context.namespace;
-    Ok(stream::spawn(move |outlet| {
+    let (leaving, namespace) = (context.leaving(&app), context.namespace);
+    Ok(stream::spawn(leaving, move |outlet| {
         Watcher {
             app,
             namespace,
@@ -79,7 +79,7 @@ impl Watcher {
         self.position = position;
         self.send_all().await?;
         self.send_progress(true).await?;
-        let draining = self.app.draining.clone();
+        let leaving = self.outlet.leaving.clone();
         let mut progress_at = Instant::now() + self.interval;
         loop {
             crate::select! {
@@ -105,7 +105,7 @@ impl Watcher {
                     self.send_progress(false).await?;
                     progress_at = Instant::now() + self.interval;
                 }
-                () = draining.cancelled() => {
+                () = leaving.cancelled() => {
                     return Err(stream::draining(&self.feed.cursor(self.position)).into());
                 }
             }

@@ -13,6 +13,7 @@ fn session(number: usize, life: Life, generation: i64) -> Session {
         generation,
         connected: false,
         polling: 0,
+        poll_id: None,
         capacity: 1,
         in_flight: 0,
         last_assigned_at: Time(0),

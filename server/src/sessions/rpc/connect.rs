@@ -61,8 +61,9 @@ struct Welcome {
 }
 
 /// Serves a stream.
-pub(super) async fn run(app: Arc<App>, traceparent: String, mut up: Streaming<v1::ConnectRequest>, down: Down) {
-    let opened = match hello::open(&app, traceparent, &mut up, &down).await {
+pub(super) async fn run(app: Arc<App>, call: Context, mut up: Streaming<v1::ConnectRequest>, down: Down) {
+    // What the hello and the end need is not kept for as long as the stream lives.
+    let opened = match Box::pin(hello::open(&app, &call, &mut up, &down)).await {
         Ok(opened) => opened,
         Err(Ending::Over(refusal) | Ending::Draining(refusal) | Ending::Unreadable(refusal)) => {
             return down.end(Some(refusal));
@@ -93,10 +94,15 @@ pub(super) async fn run(app: Arc<App>, traceparent: String, mut up: Streaming<v1
     drop(up);
     broken.at = Instant::now();
     match ending {
-        Broke::Yes => broken.run(&app).await,
+        Broke::Yes => Box::pin(broken.run(&app)).await,
         Broke::WithTheServer => {
             // What its agent would be given now nobody could send it. If this fails, the next start sees to it.
             let _ = broken.disconnect(&app).await;
+        }
+        Broke::ToMove => {
+            // It has been asked to go, so it is given longer to come back than one that broke.
+            broken.at += broken.ttl;
+            broken.run(&app).await;
         }
         Broke::No => {}
     }
@@ -107,6 +113,8 @@ enum Broke {
     Yes,
     /// Because the server is stopping: that says nothing of the agent.
     WithTheServer,
+    /// Because its connection has reached its age.
+    ToMove,
     /// The session is over, or has another stream.
     No,
 }
@@ -190,7 +198,10 @@ impl Link {
             Ending::Draining(refusal) => {
                 self.last_answers().await;
                 self.down.end(Some(refusal));
-                Broke::WithTheServer
+                match self.app.draining.is_cancelled() {
+                    true => Broke::WithTheServer,
+                    false => Broke::ToMove,
+                }
             }
             Ending::Over(refusal) => {
                 // Its own goodbye ends the session before it is answered.
@@ -215,6 +226,7 @@ impl Link {
             .send(welcome.request_number, Frame::Welcome(welcome.frame))
             .await?;
         self.send_nonce(0).await?;
+        let leaving = self.context.leaving(&self.app);
         loop {
             self.check_sign()?;
             let (takes_more, is_answering) = (self.answers.len() < MAX_IN_FLIGHT, !self.answers.is_empty());
@@ -236,7 +248,7 @@ impl Link {
                     self.check_sign()?;
                     return Err(Ending::Over(rules::unknown()));
                 },
-                () = self.app.draining.cancelled() => return Err(self.drain().await),
+                () = leaving.cancelled() => return Err(self.drain().await),
                 () = self.down.closed() => return Err(Ending::Gone),
             }
         }
@@ -255,7 +267,7 @@ impl Link {
         Ok(())
     }
 
-    /// Tells the agent that the server is stopping.
+    /// Tells the agent to connect again: the server is stopping, or the connection has reached its age.
     async fn drain(&mut self) -> Ending {
         // Not all at the same time, where there are many.
         let delay = Duration::from_millis(machine::random_range(50..500));

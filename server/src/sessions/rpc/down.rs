@@ -15,7 +15,9 @@ const BUFFER: usize = 32;
 /// How long a frame waits for the agent to read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-type Sent = Result<v1::ConnectResponse, Status>;
+/// In a box, because a channel keeps room for many, and most frames are as small as a nonce while a task is not: with thousands of streams that
+/// room is most of what they cost.
+type Sent = Box<Result<v1::ConnectResponse, Status>>;
 
 /// Where frames to the agent go.
 pub(super) struct Down {
@@ -63,7 +65,7 @@ impl Down {
             request_number,
             frame: Some(frame),
         };
-        match tokio::time::timeout(PATIENCE, self.sender.send(Ok(response))).await {
+        match tokio::time::timeout(PATIENCE, self.sender.send(Box::new(Ok(response)))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Ending::Gone),
             Err(_) => Err(Ending::Slow),
@@ -78,7 +80,7 @@ impl Down {
     /// Ends the stream, with a refusal if there is one.
     pub(super) fn end(mut self, refusal: Option<Refusal>) {
         if let (Some(refusal), Some(last)) = (refusal, self.last.take()) {
-            last.send(Err(refusal.into()));
+            last.send(Box::new(Err(refusal.into())));
         }
     }
 }
@@ -111,7 +113,7 @@ mod tests {
         down.end(Some(too_slow("1.1")));
         let mut frames = 0;
         loop {
-            match receiver.recv().await {
+            match receiver.recv().await.map(|sent| *sent) {
                 Some(Ok(_)) => frames += 1,
                 Some(Err(status)) => break assert_eq!(status.code(), tonic::Code::ResourceExhausted),
                 None => panic!("the stream ended without a word"),

@@ -16,7 +16,7 @@ use crate::error::{Reason, Refusal};
 use crate::lane::{Call, Committed, Urgency, refusal_of};
 use crate::registry::rpc::Registering;
 use crate::registry::rules::{self as registry, Registered};
-use crate::sessions::{DEFAULT_STREAM_TTL, Session, rules};
+use crate::sessions::{Session, rules};
 use crate::tail::{Cursor, Feed, Filter, Pattern, Subscription};
 
 /// How long the hello may take.
@@ -48,7 +48,7 @@ pub(super) fn filter(agent_id: &str) -> Filter {
 /// Waits for the hello, and opens the stream.
 pub(super) async fn open(
     app: &Arc<App>,
-    traceparent: String,
+    call: &Context,
     up: &mut Streaming<v1::ConnectRequest>,
     down: &Down,
 ) -> Result<Opened, Ending> {
@@ -74,28 +74,18 @@ pub(super) async fn open(
         }
     };
     let opened = match hello {
-        Hello::Register(register) => by_registering(app, traceparent, register).await,
-        Hello::Resume(resume) => by_resuming(app, traceparent, resume).await,
+        Hello::Register(register) => by_registering(app, call, register).await,
+        Hello::Resume(resume) => by_resuming(app, call, resume).await,
     };
     let mut opened = opened.map_err(Ending::Over)?;
     opened.request_number = first.request_number;
     Ok(opened)
 }
 
-fn context(namespace: &str, traceparent: String) -> Result<Context, Refusal> {
-    let mut context = Context::new(&tonic::Request::new(()), namespace)?;
-    context.traceparent = traceparent;
-    Ok(context)
-}
-
-async fn by_registering(
-    app: &Arc<App>,
-    traceparent: String,
-    request: v1::RegisterAgentRequest,
-) -> Result<Opened, Refusal> {
-    let context = context(&request.namespace, traceparent)?;
+async fn by_registering(app: &Arc<App>, call: &Context, request: v1::RegisterAgentRequest) -> Result<Opened, Refusal> {
+    let context = call.of_a_frame(&request.namespace)?;
     let call = context.call("RegisterAgent", &request.request_id, &request, Urgency::High);
-    let mut registering = Registering::new(app, request, DEFAULT_STREAM_TTL, &context.traceparent)?;
+    let mut registering = Registering::new(app, request, app.defaults.stream_session_ttl, &context.traceparent)?;
     if let Some(session_id) = &registering.resume
         && registering.registration.agent_id.is_empty()
     {
@@ -135,11 +125,11 @@ async fn by_registering(
     Ok(opened(context, committed, feed, events))
 }
 
-async fn by_resuming(app: &Arc<App>, traceparent: String, request: v1::ResumeSession) -> Result<Opened, Refusal> {
+async fn by_resuming(app: &Arc<App>, call: &Context, request: v1::ResumeSession) -> Result<Opened, Refusal> {
     let mut check = Check::default();
     let session_id = check.id("session_id", &request.session_id);
     check.finish()?;
-    let context = context(&request.namespace, traceparent)?;
+    let context = call.of_a_frame(&request.namespace)?;
     let agent_id = find(app, &context, &session_id).await?.agent_id;
     let feed = app.tail.feed(&context.namespace).await?;
     let events = feed.subscribe(filter(&agent_id));

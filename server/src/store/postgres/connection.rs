@@ -11,14 +11,18 @@ use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
 };
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::{DbError, Severity};
-use tokio_postgres::{Client, Config, Error, NoTls};
+use tokio_postgres::{Client, Config, Error};
 
 use super::lineage::Lineage;
+use super::tls::{self, Tls};
 use crate::store::StoreError;
 
 /// How long anything but a commit may take: a connection, a turn, a lock, a read.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one server of several may take to let a connection in.
+const HOST_PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait before a lost connection is replaced by another.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
@@ -26,9 +30,11 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// The planner's ways around an index are closed: every statement is a walk along one, and a plan that was made while a table was
 /// empty stays when it is not. Plans are made once (`force_generic_plan`): the arrays that they are run with do not change them.
-/// A lock that is waited for, a statement, a transaction that does nothing are ended by the server before this side gives up on them.
+/// A lock that is waited for, a statement, a transaction that does nothing are ended by the server before this side gives up on them. The
+/// last is what a replica leaves that stands still or whose words do not arrive, and it has the head locked: nobody else can decide
+/// for the namespace until it is ended.
 const SETTINGS: &str = "\
-    SET lock_timeout = '4s'; SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'; \
+    SET lock_timeout = '4s'; SET statement_timeout = '10s'; SET idle_in_transaction_session_timeout = '3s'; \
     SET jit = off; SET plan_cache_mode = force_generic_plan; \
     SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
     SET enable_sort = off; SET client_min_messages = warning";
@@ -36,22 +42,39 @@ const SETTINGS: &str = "\
 /// The server notices, while it works or waits for a lock, that nobody is there any more. Not every system can tell it.
 const CHECK_CLIENT: &str = "SET client_connection_check_interval = '1s'";
 
-/// Reads a URL and adds what must hold for every connection.
-pub(super) fn config(url: &str) -> Result<Config, StoreError> {
-    let mut config: Config = url
-        .parse()
-        .map_err(|error| StoreError::refused(format!("the database URL cannot be read: {error}")))?;
+/// Which server, and how it is spoken to.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) config: Config,
+    pub(super) tls: Tls,
+}
+
+/// Reads a URL and adds what must hold for every connection. What it complains of has no word of the URL's password.
+pub(super) fn target(url: &str) -> Result<Target, String> {
+    let (url, mode, tls) = tls::of_url(url)?;
+    let mut config: Config = url.parse().map_err(|error: Error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        format!("is no URL of a Postgres server: {cause}")
+    })?;
     config
+        .ssl_mode(mode)
         .connect_timeout(PATIENCE)
         .keepalives(true)
         .keepalives_idle(Duration::from_secs(10))
         .keepalives_interval(Duration::from_secs(3))
         .keepalives_retries(3)
         .tcp_user_timeout(Duration::from_secs(10));
+    // Of several servers the primary is looked for, and one that does not answer leaves time for the others.
+    if config.get_hosts().len() > 1 {
+        config.connect_timeout(HOST_PATIENCE);
+        if config.get_target_session_attrs() == TargetSessionAttrs::Any {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+    }
     if config.get_application_name().is_none() {
         config.application_name("drumline");
     }
-    Ok(config)
+    Ok(Target { config, tls })
 }
 
 /// Tells the server what it is told on every connection.
@@ -70,7 +93,7 @@ pub(super) const LAX: &str = "SET synchronous_commit = off";
 
 /// A pool of at most this many connections, which are told this beside what all are told.
 pub(super) fn pool(
-    config: Config,
+    target: &Target,
     size: usize,
     lineage: &Arc<Lineage>,
     beside: &'static str,
@@ -78,6 +101,13 @@ pub(super) fn pool(
     let recycling = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
+    let known = Arc::clone(lineage);
+    let stale = Hook::sync_fn(move |_, metrics| {
+        let trusted = known.trusts(metrics.created);
+        trusted
+            .then_some(())
+            .ok_or_else(|| HookError::message("it may be to an old primary"))
+    });
     let lineage = Arc::clone(lineage);
     let greet = Hook::async_fn(move |client, _| {
         let lineage = Arc::clone(&lineage);
@@ -90,17 +120,22 @@ pub(super) fn pool(
                 .map_err(|error| HookError::message(error.to_string()))
         })
     });
-    Pool::builder(Manager::from_config(config, NoTls, recycling))
-        .max_size(size)
-        .timeouts(Timeouts {
-            wait: Some(PATIENCE),
-            create: Some(PATIENCE),
-            recycle: Some(PATIENCE),
-        })
-        .runtime(Runtime::Tokio1)
-        .post_create(greet)
-        .build()
-        .map_err(StoreError::refused)
+    Pool::builder(Manager::from_config(
+        target.config.clone(),
+        target.tls.clone(),
+        recycling,
+    ))
+    .max_size(size)
+    .timeouts(Timeouts {
+        wait: Some(PATIENCE),
+        create: Some(PATIENCE),
+        recycle: Some(PATIENCE),
+    })
+    .runtime(Runtime::Tokio1)
+    .post_create(greet)
+    .pre_recycle(stale)
+    .build()
+    .map_err(StoreError::refused)
 }
 
 /// A connection that is closed when it is dropped, unless it was released.
@@ -115,6 +150,14 @@ impl Connection {
             error => Failure::Lost(StoreError::unavailable(error)),
         })?;
         Ok(Connection { object: Some(object) })
+    }
+
+    /// When it was made, which is before it was looked at.
+    pub(super) fn made(&self) -> std::time::Instant {
+        self.object
+            .as_ref()
+            .map(|object| Object::metrics(object).created)
+            .expect("it is there until it is released or dropped")
     }
 
     /// Gives it back, with nothing under way on it.
@@ -165,6 +208,9 @@ impl From<StoreError> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
+        if let Some(explained) = tls::explain(&error) {
+            return Failure::Lost(StoreError::unavailable(explained));
+        }
         let Some(answer) = error.as_db_error() else {
             let sent = !error.is_closed()
                 && std::error::Error::source(&error).is_some_and(|cause| !cause.is::<std::io::Error>());
@@ -216,7 +262,10 @@ where
 }
 
 /// What the driver says, with what the server told it.
-fn said(error: &Error) -> String {
+pub(super) fn said(error: &Error) -> String {
+    if let Some(explained) = tls::explain(error) {
+        return explained;
+    }
     match error.as_db_error() {
         Some(answer) => format!("{} ({})", answer.message(), answer.code().code()),
         None => std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),

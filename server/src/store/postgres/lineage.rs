@@ -1,14 +1,19 @@
 //! Which history the server has: its system identifier and its timeline. They change when a standby was promoted, or when another
 //! server is behind the same address; commits may have been lost then, so the epoch is raised. It is kept in the table `meta`, and the
 //! first that connects to a changed server raises it for all.
+//!
+//! An old primary may still be there, behind the same address or at the end of an old connection. What has a lower epoch than the
+//! highest that was heard of, here or from another replica, is not the truth any more: connections to it are refused, and those that
+//! were made before are not used again. A connection keeps its server's history for as long as it lives, so nothing is asked twice.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use tokio_postgres::{Client, Config, NoTls, Transaction};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
-use super::connection::{Failure, set_up};
-use crate::store::migrations::{self, Applied};
+use super::connection::{Failure, Target, set_up};
+use crate::store::migrations::{self, Applied, Migrating, Migration, Steps};
 use crate::store::{StoreError, epoch};
 
 /// Held by whoever makes tables or raises the epoch: "drumline" in bytes.
@@ -28,29 +33,44 @@ struct Identity {
 pub(super) struct Lineage {
     /// Made with the tables.
     store_id: String,
-    epoch: AtomicI64,
-    identity: Mutex<Identity>,
+    view: Mutex<View>,
+}
+
+/// What is known of the history.
+struct View {
+    identity: Identity,
+    /// Of that server.
+    epoch: i64,
+    /// The highest epoch that was heard of: never below the server's own.
+    heard_of: i64,
+    /// When this last became another view. What was connected before may be to another server.
+    since: Instant,
+}
+
+impl View {
+    fn is_behind(&self) -> bool {
+        self.epoch < self.heard_of
+    }
 }
 
 impl Lineage {
-    /// Connects for the first time: makes the tables what this version needs, and finds out the epoch.
-    pub(super) async fn open(config: &Config) -> Result<Lineage, StoreError> {
-        let (mut client, connection) = config.connect(NoTls).await.map_err(failed)?;
-        let driver = tokio::spawn(connection);
-        let lineage = async {
-            set_up(&client).await.map_err(failed)?;
-            check_server(&client).await?;
-            let identity = identify(&client).await?;
-            let (epoch, store_id) = settle(&mut client, &identity, true).await?;
+    /// Connects for the first time: makes the tables what this version needs, or refuses to, and finds out the epoch.
+    pub(super) async fn open(target: &Target, migrating: Migrating) -> Result<Lineage, StoreError> {
+        alone(target, async |client| {
+            let identity = identify(client).await?;
+            let (epoch, store_id) = settle(client, &identity, Seen::First(migrating)).await?;
+            let view = View {
+                identity,
+                epoch,
+                heard_of: epoch,
+                since: Instant::now(),
+            };
             Ok(Lineage {
                 store_id,
-                epoch: AtomicI64::new(epoch),
-                identity: Mutex::new(identity),
+                view: Mutex::new(view),
             })
-        };
-        let lineage = lineage.await;
-        driver.abort();
-        lineage
+        })
+        .await
     }
 
     /// What tells this database from others.
@@ -60,25 +80,126 @@ impl Lineage {
 
     /// The epoch that commits are made in.
     pub(super) fn epoch(&self) -> i64 {
-        self.epoch.load(Ordering::Acquire)
+        self.view().epoch
     }
 
-    /// Looks at a new connection: whether it is to a primary, and to the history that is known.
+    /// Notes that somebody has seen this epoch. If it is higher than that of the server that is known, no connection that was made until
+    /// now is used any more.
+    pub(super) fn heard_of(&self, epoch: i64) {
+        let mut view = self.view();
+        if epoch > view.heard_of {
+            tracing::warn!(
+                epoch,
+                known = view.epoch,
+                "the database has a later history than is known here"
+            );
+            view.heard_of = epoch;
+            view.since = Instant::now();
+        }
+    }
+
+    /// Whether a connection that was made then is to the server that is known now.
+    pub(super) fn trusts(&self, connected: Instant) -> bool {
+        let view = self.view();
+        !view.is_behind() && connected >= view.since
+    }
+
+    /// Looks at a new connection: whether it is to a primary, and to the history that is known or to a later one.
     pub(super) async fn check(&self, client: &mut Client) -> Result<(), StoreError> {
         let identity = identify(client).await?;
-        if identity == *self.known() {
-            return Ok(());
-        }
+        let heard_of = {
+            let view = self.view();
+            if identity == view.identity && !view.is_behind() {
+                return Ok(());
+            }
+            view.heard_of
+        };
         tracing::warn!(?identity, "the database has another history than before");
-        let (epoch, _) = settle(client, &identity, false).await?;
-        self.epoch.fetch_max(epoch, Ordering::AcqRel);
-        *self.known() = identity;
+        let (epoch, store_id) = settle(client, &identity, Seen::Again(heard_of)).await?;
+        if store_id != self.store_id {
+            return Err(StoreError::refused("this is another database than before"));
+        }
+        self.adopt(identity, epoch)
+    }
+
+    /// Goes over to another history, unless a later one was heard of.
+    fn adopt(&self, identity: Identity, epoch: i64) -> Result<(), StoreError> {
+        let mut view = self.view();
+        if epoch < view.heard_of {
+            return Err(StoreError::unavailable(format!(
+                "the database server is at epoch {epoch}, but {} was heard of: an old primary, or a backup",
+                view.heard_of
+            )));
+        }
+        if identity != view.identity || epoch != view.epoch {
+            *view = View {
+                identity,
+                epoch,
+                heard_of: epoch,
+                since: Instant::now(),
+            };
+        }
         Ok(())
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Identity> {
-        self.identity.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a database has had of the steps, and what it needs. It may be a standby's.
+pub(super) async fn steps(target: &Target) -> Result<Steps, StoreError> {
+    alone(target, async |client| {
+        migrations::steps(&applied(client).await?, |step| step.postgres)
+    })
+    .await
+}
+
+/// Brings a database up to what this version needs, and tells what it had.
+pub(super) async fn upgrade(target: &Target) -> Result<Steps, StoreError> {
+    alone(target, async |client| {
+        identify(client).await?;
+        let transaction = lock(client).await?;
+        let applied = applied(&transaction).await?;
+        migrate(&transaction, migrations::pending(&applied, |step| step.postgres)?).await?;
+        transaction.commit().await.map_err(failed)?;
+        migrations::steps(&applied, |step| step.postgres)
+    })
+    .await
+}
+
+/// Raises the epoch, and tells the one before and the new one.
+pub(super) async fn raise_epoch(target: &Target) -> Result<(Option<i64>, i64), StoreError> {
+    alone(target, async |client| {
+        let identity = identify(client).await?;
+        let transaction = lock(client).await?;
+        match migrations::pending(&applied(&transaction).await?, |step| step.postgres)? {
+            [] => {}
+            pending => return Err(migrations::missing(pending)),
+        }
+        let before = epoch_in(&meta(&transaction).await?);
+        let epoch = raise(&transaction, &identity, before).await?;
+        transaction.commit().await.map_err(failed)?;
+        Ok((before, epoch))
+    })
+    .await
+}
+
+/// Does something on a connection of its own.
+async fn alone<T>(
+    target: &Target,
+    work: impl AsyncFnOnce(&mut Client) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let (mut client, connection) = target.config.connect(target.tls.clone()).await.map_err(failed)?;
+    let driver = tokio::spawn(connection);
+    let work = async {
+        set_up(&client).await.map_err(failed)?;
+        check_server(&client).await?;
+        work(&mut client).await
+    };
+    let done = work.await;
+    driver.abort();
+    done
 }
 
 async fn check_server(client: &Client) -> Result<(), StoreError> {
@@ -124,8 +245,8 @@ async fn identify(client: &Client) -> Result<Identity, StoreError> {
     }
 }
 
-/// Makes the tables, if told to, and tells the epoch, raised if the server is not the one that was noted, and the store's id.
-async fn settle(client: &mut Client, identity: &Identity, migrating: bool) -> Result<(i64, String), StoreError> {
+/// A transaction that nobody else makes tables or raises the epoch in.
+async fn lock(client: &mut Client) -> Result<Transaction<'_>, StoreError> {
     let transaction = client.transaction().await.map_err(failed)?;
     // Another server may be making large tables: that is waited for.
     transaction
@@ -133,23 +254,41 @@ async fn settle(client: &mut Client, identity: &Identity, migrating: bool) -> Re
         .await
         .map_err(failed)?;
     transaction.execute(LOCK, &[]).await.map_err(failed)?;
-    if migrating {
-        transaction
-            .batch_execute("SET LOCAL statement_timeout = 0")
-            .await
-            .map_err(failed)?;
-        migrate(&transaction).await?;
+    Ok(transaction)
+}
+
+/// How this process has come to know a server.
+#[derive(Clone, Copy)]
+enum Seen {
+    /// It is the first: its tables are made what this version needs, or are so already.
+    First(Migrating),
+    /// Another was before, and this epoch was heard of.
+    Again(i64),
+}
+
+/// Tells the epoch, raised if the server is not the one that was noted, and the store's id. The first time it makes the tables too.
+async fn settle(client: &mut Client, identity: &Identity, seen: Seen) -> Result<(i64, String), StoreError> {
+    let transaction = lock(client).await?;
+    if let Seen::First(migrating) = seen {
+        match migrations::pending(&applied(&transaction).await?, |step| step.postgres)? {
+            [] => {}
+            pending if migrating == Migrating::Auto => migrate(&transaction, pending).await?,
+            pending => return Err(migrations::missing(pending)),
+        }
     }
-    let rows = transaction
-        .query("SELECT name, value FROM meta", &[])
-        .await
-        .map_err(failed)?;
-    let meta: std::collections::HashMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let before = meta.get("epoch").and_then(|epoch| epoch.parse().ok());
+    let meta = meta(&transaction).await?;
+    let before = epoch_in(&meta);
     let same = meta.get("system") == Some(&identity.system) && meta.get("timeline") == Some(&identity.timeline);
     let epoch = match before {
         Some(epoch) if same => epoch,
-        _ => raise(&transaction, identity, before).await?,
+        // Above what was heard of too: the server may not know of an epoch that was lost with the one before it.
+        _ => {
+            let heard_of = match seen {
+                Seen::First(_) => None,
+                Seen::Again(epoch) => Some(epoch),
+            };
+            raise(&transaction, identity, before.max(heard_of)).await?
+        }
     };
     let store_id = match meta.get("store_id") {
         Some(store_id) => store_id.clone(),
@@ -161,6 +300,19 @@ async fn settle(client: &mut Client, identity: &Identity, migrating: bool) -> Re
     };
     transaction.commit().await.map_err(failed)?;
     Ok((epoch, store_id))
+}
+
+/// What is noted of the database as a whole.
+async fn meta(transaction: &Transaction<'_>) -> Result<HashMap<String, String>, StoreError> {
+    let rows = transaction
+        .query("SELECT name, value FROM meta", &[])
+        .await
+        .map_err(failed)?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+fn epoch_in(meta: &HashMap<String, String>) -> Option<i64> {
+    meta.get("epoch").and_then(|epoch| epoch.parse().ok())
 }
 
 async fn note(transaction: &Transaction<'_>, name: &str, value: &str) -> Result<(), StoreError> {
@@ -183,32 +335,36 @@ async fn raise(transaction: &Transaction<'_>, identity: &Identity, before: Optio
     Ok(epoch)
 }
 
-/// Brings the tables up to what this version needs.
-async fn migrate(transaction: &Transaction<'_>) -> Result<(), StoreError> {
-    let row = transaction
+/// The steps that a database has had.
+async fn applied(client: &impl GenericClient) -> Result<Vec<Applied>, StoreError> {
+    let row = client
         .query_one("SELECT to_regclass('migrations') IS NOT NULL", &[])
         .await
         .map_err(failed)?;
-    let exists: bool = row.get(0);
-    let mut applied = Vec::new();
-    if exists {
-        let rows = transaction
-            .query("SELECT number, checksum FROM migrations ORDER BY number", &[])
-            .await
-            .map_err(failed)?;
-        applied.extend(rows.iter().map(|row| Applied {
-            number: row.get(0),
-            checksum: row.get(1),
-        }));
-    } else {
-        transaction
-            .batch_execute(
-                "CREATE TABLE migrations (number bigint PRIMARY KEY, name text NOT NULL, checksum text NOT NULL)",
-            )
-            .await
-            .map_err(failed)?;
+    if !row.get::<_, bool>(0) {
+        return Ok(Vec::new());
     }
-    for step in migrations::pending(&applied, |step| step.postgres)? {
+    let rows = client
+        .query("SELECT number, checksum FROM migrations ORDER BY number", &[])
+        .await
+        .map_err(failed)?;
+    let applied = rows.iter().map(|row| Applied {
+        number: row.get(0),
+        checksum: row.get(1),
+    });
+    Ok(applied.collect())
+}
+
+/// Brings the tables up to what this version needs.
+async fn migrate(transaction: &Transaction<'_>, pending: &[Migration]) -> Result<(), StoreError> {
+    transaction
+        .batch_execute(
+            "SET LOCAL statement_timeout = 0; \
+             CREATE TABLE IF NOT EXISTS migrations (number bigint PRIMARY KEY, name text NOT NULL, checksum text NOT NULL)",
+        )
+        .await
+        .map_err(failed)?;
+    for step in pending {
         transaction.batch_execute(step.postgres).await.map_err(failed)?;
         transaction
             .execute(

@@ -9,10 +9,13 @@
 mod connection;
 mod lineage;
 mod pipeline;
+mod raw;
+mod reads;
 mod sql;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transaction;
 mod value;
 
@@ -22,9 +25,11 @@ use deadpool_postgres::Pool;
 use tokio::sync::mpsc;
 
 use super::step::{self, Step, ask};
-use super::{Head, Newest, Plan, Rows, Save, StoreError};
-use connection::{Connection, Failure, patiently};
+use super::{Head, Migrating, Newest, Plan, Rows, Save, Steps, StoreError};
+use connection::{Connection, Failure, Target, patiently};
 use lineage::Lineage;
+pub use raw::{Raw, RawSession};
+use reads::{Asked, Reads};
 use statements::{BEAT, BEGIN_SNAPSHOT, COMMIT, HEADS, NAMESPACES, Preparer, READ_HEAD, Texts, read_head, read_plan};
 
 /// How many connections write. More only add latency: what limits a server is its log, which they share.
@@ -43,6 +48,7 @@ struct Shared {
     readers: Pool,
     /// For signs of life.
     beats: Pool,
+    reads: Reads,
     lineage: Arc<Lineage>,
     texts: Texts,
 }
@@ -74,6 +80,7 @@ impl Shared {
         let mut answers = transaction::run(connection, &requests).await?.into_iter().skip(1);
         let head = read_head(&answers.next().unwrap_or_default());
         let head = head.ok_or_else(|| StoreError::refused("the head cannot be read"))?;
+        self.lineage.heard_of(head.epoch);
         Ok((head, read_plan(plan, answers.collect())?))
     }
 }
@@ -89,18 +96,60 @@ impl Postgres {
     /// # Errors
     /// If it cannot be reached, is a standby or too old, or if a newer version of this program has used it.
     pub async fn connect(url: &str) -> Result<Postgres, StoreError> {
-        let config = connection::config(url)?;
-        let lineage = Arc::new(Lineage::open(&config).await?);
+        Postgres::connect_with(url, Migrating::Auto).await
+    }
+
+    /// Connects to a server whose tables are made what this version needs, or are so already.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`]; if tables are missing that nobody has allowed to be made.
+    pub async fn connect_with(url: &str, migrating: Migrating) -> Result<Postgres, StoreError> {
+        let target = target(url)?;
+        let lineage = Arc::new(Lineage::open(&target, migrating).await?);
         let shared = Shared {
-            writers: connection::pool(config.clone(), WRITERS, &lineage, "")?,
-            readers: connection::pool(config.clone(), READERS, &lineage, "")?,
-            beats: connection::pool(config, 1, &lineage, connection::LAX)?,
+            writers: connection::pool(&target, WRITERS, &lineage, "")?,
+            readers: connection::pool(&target, READERS, &lineage, "")?,
+            beats: connection::pool(&target, 1, &lineage, connection::LAX)?,
+            reads: Reads::default(),
             lineage,
             texts: Texts::default(),
         };
         Ok(Postgres {
             shared: Arc::new(shared),
         })
+    }
+
+    /// Says what is wrong with a URL. It is not connected to; certificates that it names are read.
+    ///
+    /// # Errors
+    /// A sentence about the URL, which has no word of its password.
+    pub fn check_url(url: &str) -> Result<(), String> {
+        connection::target(url).map(drop)
+    }
+
+    /// What a server's database has had of the steps that make its tables, and what it needs.
+    ///
+    /// # Errors
+    /// If it cannot be reached or is too old, or if a newer version of this program has used it.
+    pub async fn steps(url: &str) -> Result<Steps, StoreError> {
+        lineage::steps(&target(url)?).await
+    }
+
+    /// Makes the tables what this version needs, and tells what they had and needed. Others may be doing so: they are waited for.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`].
+    pub async fn migrate(url: &str) -> Result<Steps, StoreError> {
+        lineage::upgrade(&target(url)?).await
+    }
+
+    /// Raises the epoch: for who has restored the database from a backup. What was given out since then (cursors, fencing tokens) is told
+    /// from what will be. Tells the epoch before, and the new one.
+    ///
+    /// # Errors
+    /// As for [`Postgres::connect`]; if its tables are not what this version needs.
+    pub async fn raise_epoch(url: &str) -> Result<(Option<i64>, i64), StoreError> {
+        lineage::raise_epoch(&target(url)?).await
     }
 
     pub(super) async fn begin(&self, namespace: &str, plan: Plan) -> Result<(Transaction, Head, Rows), StoreError> {
@@ -116,17 +165,13 @@ impl Postgres {
     }
 
     pub(super) async fn read(&self, namespace: &str, plan: Plan) -> Result<(Head, Rows), StoreError> {
-        let (shared, namespace) = (Arc::clone(&self.shared), namespace.to_owned());
-        self.in_a_task(async move {
-            patiently(async || {
-                let connection = Connection::get(&shared.readers).await?;
-                let read = shared.read(&connection, &namespace, &plan).await?;
-                connection.release();
-                Ok(read)
-            })
+        let asked = ask(|reply| {
+            reads::read(&self.shared, namespace, Asked { plan, reply });
+            true
+        });
+        asked
             .await
-        })
-        .await
+            .unwrap_or_else(|| Err(StoreError::unavailable("the read was not finished")))
     }
 
     pub(super) async fn namespaces(&self) -> Result<Vec<String>, StoreError> {
@@ -157,7 +202,11 @@ impl Postgres {
                     epoch: row.get(2),
                     position: row.get(3),
                 };
-                Ok(rows.iter().map(newest).collect())
+                let heads: Vec<_> = rows.iter().map(newest).collect();
+                shared
+                    .lineage
+                    .heard_of(heads.iter().map(|head| head.epoch).max().unwrap_or(0));
+                Ok(heads)
             })
             .await
         })
@@ -209,6 +258,14 @@ impl Postgres {
     pub(super) fn epoch(&self) -> i64 {
         self.shared.lineage.epoch()
     }
+
+    pub(super) fn heard_of(&self, epoch: i64) {
+        self.shared.lineage.heard_of(epoch);
+    }
+}
+
+fn target(url: &str) -> Result<Target, StoreError> {
+    connection::target(url).map_err(|problem| StoreError::refused(format!("the database URL {problem}")))
 }
 
 impl Transaction {

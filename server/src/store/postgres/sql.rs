@@ -42,17 +42,21 @@ fn get(table: &Table, hold: &str) -> String {
         values.join(", "),
         columns(table),
         quoted(table.name),
-        equal(table, "", 0..table.key, &values)
+        equal(table, 0..table.key, &values)
     )
 }
 
+/// The places of the rows are found first, one by one: a join the planner may turn round, and then it walks all rows of the namespace.
+/// Rows that are also written beside the lane are held before, or one could have moved from its place by the time it is deleted.
 fn delete(table: &Table) -> String {
     let (arrays, values) = unnest(table, 0..table.key);
+    let name = quoted(table.name);
     format!(
-        "DELETE FROM {} AS t USING UNNEST({arrays}) AS k({}) WHERE t.\"namespace\" = $1 AND {}",
-        quoted(table.name),
+        "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT t.ctid FROM UNNEST({arrays}) AS k({}) CROSS JOIN LATERAL \
+         (SELECT ctid FROM {name} WHERE \"namespace\" = $1 AND {} OFFSET 0{}) AS t))",
         values.join(", "),
-        equal(table, "t.", 0..table.key, &values)
+        equal(table, 0..table.key, &values),
+        if table.beside { " FOR UPDATE" } else { "" }
     )
 }
 
@@ -76,7 +80,7 @@ fn select(table: &Table, index: &Index, after: usize, backwards: bool) -> String
 
     let mut wheres = vec!["\"namespace\" = $1".to_owned()];
     if !prefix.is_empty() {
-        wheres.push(equal(table, "", index.prefix.iter().copied(), prefix));
+        wheres.push(equal(table, index.prefix.iter().copied(), prefix));
     }
     wheres.extend(in_index(table, index));
     if after > 0 {
@@ -97,17 +101,21 @@ fn select(table: &Table, index: &Index, after: usize, backwards: bool) -> String
     )
 }
 
-/// `$2`: up to where; `$3`: how many. The places of the rows are found first, or the planner would join.
+/// `$2`: from where; `$3`: up to where; `$4`: how many. The places of the rows are found first, or the planner would join.
 fn trim(table: &Table, index: &Index) -> String {
     let name = quoted(table.name);
     let first = &table.columns[index.order[0]];
     let mut wheres = vec![
         "\"namespace\" = $1".to_owned(),
-        format!("{} <= $2::{}", quoted(first.name), type_of(first.kind)),
+        format!(
+            "{0} BETWEEN $2::{1} AND $3::{1}",
+            quoted(first.name),
+            type_of(first.kind)
+        ),
     ];
     wheres.extend(in_index(table, index));
     format!(
-        "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {name} WHERE {} ORDER BY {} LIMIT $3::bigint))",
+        "DELETE FROM {name} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {name} WHERE {} ORDER BY {} LIMIT $4::bigint))",
         wheres.join(" AND "),
         joined(names(table, index.order), ", ")
     )
@@ -120,9 +128,9 @@ fn in_index<'a>(table: &'a Table, index: &'a Index) -> impl Iterator<Item = Stri
 }
 
 /// That columns equal values.
-fn equal(table: &Table, of: &str, columns: impl Iterator<Item = usize>, values: &[String]) -> String {
+fn equal(table: &Table, columns: impl Iterator<Item = usize>, values: &[String]) -> String {
     let pairs = columns.zip(values);
-    let equal = pairs.map(|(column, value)| format!("{of}{} = k.{value}", quoted(table.columns[column].name)));
+    let equal = pairs.map(|(column, value)| format!("{} = k.{value}", quoted(table.columns[column].name)));
     joined(equal, " AND ")
 }
 

@@ -53,7 +53,7 @@ pub(super) const BEAT: &str = "\
 
 pub(super) const FIND_BATCH: &str = "SELECT 1 FROM batches WHERE namespace = $1 AND batch = $2 AND batch_id = $3";
 
-const SAVE_HEAD: &str = "\
+pub(super) const SAVE_HEAD: &str = "\
     INSERT INTO batches (namespace, batch, position, first_position, epoch, last_token, at, events, batch_id, next_due, changed) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 
@@ -163,6 +163,7 @@ impl<'a> Preparer<'a> {
         for trim in &save.trims {
             let first = trim.table.indexes[trim.index].order[0];
             let parameters = vec![
+                Parameter::one(trim.table, first, &trim.from)?,
                 Parameter::one(trim.table, first, &trim.up_to)?,
                 Parameter::Int(i64::try_from(trim.limit).unwrap_or(i64::MAX)),
             ];

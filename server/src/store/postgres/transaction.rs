@@ -18,7 +18,7 @@ use crate::store::step::{Reply, Step};
 use crate::store::{Head, Plan, Rows, Save, StoreError};
 
 /// How long an open transaction may do nothing. The server ends one that does nothing for longer.
-const MAX_SILENCE: Duration = Duration::from_secs(8);
+const MAX_SILENCE: Duration = Duration::from_millis(2_500);
 /// How long a commit may go unanswered before it is looked for elsewhere.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long it is looked for.
@@ -88,7 +88,16 @@ async fn open(shared: &Shared, connection: &Connection, namespace: &str, plan: &
     let mut answers = answers.into_iter().skip(2);
     let head = read_head(&answers.next().unwrap_or_default());
     let head = head.ok_or_else(|| StoreError::refused("the head cannot be read"))?;
+    shared.lineage.heard_of(head.epoch);
+    if !shared.lineage.trusts(connection.made()) {
+        return Err(Failure::Lost(outdated()));
+    }
     Ok((head, read_plan(plan, answers.collect())?))
+}
+
+/// Said of a connection to a server that is not known to have the latest history.
+fn outdated() -> StoreError {
+    StoreError::unavailable("the database has a later history than this connection's server may know")
 }
 
 async fn load(shared: &Shared, connection: &Connection, namespace: &str, plan: &Plan) -> Result<Rows, Failure> {
@@ -128,6 +137,12 @@ async fn commit(shared: &Shared, connection: Connection, namespace: &str, save: 
         Ok(requests) => requests,
         Err(failure) => return Err(give_up(connection, failure).await.into()),
     };
+    // The last moment to hear of a later history.
+    if !shared.lineage.trusts(connection.made()) {
+        drop(requests);
+        drop(connection);
+        return Err(outdated());
+    }
     match send_commit(&connection, &requests).await {
         Outcome::Committed => {
             drop(requests);
@@ -209,8 +224,17 @@ async fn look(shared: &Shared, namespace: &str, save: &Save) -> Result<bool, Sto
         prepare.head(LOCK_HEAD).await?,
         prepare.batch(save).await?,
     ];
-    let answers = run(&connection, &requests).await?;
+    let found = !run(&connection, &requests).await?[2].is_empty();
     drop(requests);
-    roll_back(connection).await;
-    Ok(!answers[2].is_empty())
+    if !found {
+        roll_back(connection).await;
+        return Ok(false);
+    }
+    // The old transaction's wait for a standby may have been cut short, by a restart of the server say: then its batch is here, and
+    // nowhere else. Locking the head went into the log after it, so this commit waits until the standby has both.
+    let requests = [prepare.bare(NO_TIMEOUT).await?, prepare.bare(COMMIT).await?];
+    run(&connection, &requests).await?;
+    drop(requests);
+    connection.release();
+    Ok(true)
 }

@@ -269,6 +269,7 @@ impl Stored {
     fn trim(&mut self, trim: &Trim) {
         let old = self.indexes[trim.index].keys();
         let old: Vec<Key> = old
+            .skip_while(|(place, _)| place[0] < trim.from)
             .take_while(|(place, _)| place[0] <= trim.up_to)
             .take(trim.limit)
             .map(|(_, key)| key.clone())

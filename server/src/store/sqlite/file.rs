@@ -4,10 +4,10 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use super::session::{Session, refused};
-use crate::store::migrations::{self, Applied};
+use crate::store::migrations::{self, Applied, Migrating, Migration, Steps};
 use crate::store::{StoreError, epoch};
 
 /// How long SQLite waits for another process while the store is opened.
@@ -80,38 +80,90 @@ impl Directory {
     }
 }
 
-/// Makes the tables what this version needs, raises the epoch, and tells it.
-pub(super) fn prepare(connection: &mut Connection) -> Result<i64, StoreError> {
+/// Makes the tables what this version needs, or refuses to; raises the epoch, and tells it.
+pub(super) fn prepare(connection: &mut Connection, migrating: Migrating) -> Result<i64, StoreError> {
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(refused)?;
-    migrate(&transaction)?;
-    let raise = || {
-        let before: Option<i64> = transaction
-            .query_row("SELECT value FROM meta WHERE name = 'epoch'", [], |row| {
-                row.get::<_, String>(0)
-            })
-            .optional()?
-            .and_then(|epoch| epoch.parse().ok());
-        let last_token: i64 = transaction.query_row(epoch::LAST_TOKEN, [], |row| row.get(0))?;
-        let epoch = epoch::next(before, last_token);
-        transaction.execute(
-            "INSERT INTO meta (name, value) VALUES ('epoch', ?1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            [epoch.to_string()],
-        )?;
-        Ok(epoch)
-    };
-    let epoch = raise().map_err(refused)?;
+    let applied = applied(&transaction)?;
+    match migrations::pending(&applied, |step| step.sqlite)? {
+        [] => {}
+        pending if migrating == Migrating::Auto => migrate(&transaction, pending)?,
+        pending => return Err(migrations::missing(pending)),
+    }
+    let (_, epoch) = raise(&transaction).map_err(refused)?;
     transaction.commit().map_err(refused)?;
     connection.busy_timeout(BUSY).map_err(refused)?;
     Ok(epoch)
 }
 
-fn migrate(connection: &Connection) -> Result<(), StoreError> {
+/// Raises the epoch, and tells the one before and the new one.
+fn raise(transaction: &Connection) -> rusqlite::Result<(Option<i64>, i64)> {
+    let before: Option<i64> = transaction
+        .query_row("SELECT value FROM meta WHERE name = 'epoch'", [], |row| {
+            row.get::<_, String>(0)
+        })
+        .optional()?
+        .and_then(|epoch| epoch.parse().ok());
+    let last_token: i64 = transaction.query_row(epoch::LAST_TOKEN, [], |row| row.get(0))?;
+    let epoch = epoch::next(before, last_token);
+    transaction.execute(
+        "INSERT INTO meta (name, value) VALUES ('epoch', ?1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        [epoch.to_string()],
+    )?;
+    Ok((before, epoch))
+}
+
+/// Raises the epoch of a data directory that no server is using, and tells the one before and the new one.
+pub(super) fn raise_epoch(path: &Path) -> Result<(Option<i64>, i64), StoreError> {
+    let directory = Directory::lock(path)?;
+    let mut session = directory.connect(0)?;
+    let transaction = session
+        .connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(refused)?;
+    match migrations::pending(&applied(&transaction)?, |step| step.sqlite)? {
+        [] => {}
+        pending => return Err(migrations::missing(pending)),
+    }
+    let raised = raise(&transaction).map_err(refused)?;
+    transaction.commit().map_err(refused)?;
+    Ok(raised)
+}
+
+/// What a data directory has had of the steps, and what it needs. Nothing is made, and a server may be using it.
+pub(super) fn steps(path: &Path) -> Result<Steps, StoreError> {
+    let file = path.join("drumline.db");
+    if !file.try_exists().map_err(|error| cannot(path, &error))? {
+        return migrations::steps(&[], |step| step.sqlite);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags).map_err(refused)?;
+    connection.busy_timeout(BUSY_AT_FIRST).map_err(refused)?;
+    migrations::steps(&applied(&connection)?, |step| step.sqlite)
+}
+
+/// Brings a data directory that no server is using up to what this version needs, and tells what it had.
+pub(super) fn upgrade(path: &Path) -> Result<Steps, StoreError> {
+    let directory = Directory::lock(path)?;
+    let mut session = directory.connect(0)?;
+    let transaction = session
+        .connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(refused)?;
+    let applied = applied(&transaction)?;
+    migrate(&transaction, migrations::pending(&applied, |step| step.sqlite)?)?;
+    transaction.commit().map_err(refused)?;
+    migrations::steps(&applied, |step| step.sqlite)
+}
+
+/// The steps that a file has had.
+fn applied(connection: &Connection) -> Result<Vec<Applied>, StoreError> {
     let read = || {
-        connection.execute_batch(
-            "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT",
-        )?;
+        let exists = connection.table_exists(None, "migrations")?;
+        if !exists {
+            return Ok(Vec::new());
+        }
         connection
             .prepare("SELECT number, checksum FROM migrations ORDER BY number")?
             .query_map([], |row| {
@@ -122,18 +174,24 @@ fn migrate(connection: &Connection) -> Result<(), StoreError> {
             })?
             .collect::<rusqlite::Result<Vec<_>>>()
     };
-    let applied = read().map_err(refused)?;
-    for step in migrations::pending(&applied, |step| step.sqlite)? {
-        let apply = || {
+    read().map_err(refused)
+}
+
+fn migrate(connection: &Connection, pending: &[Migration]) -> Result<(), StoreError> {
+    let apply = || {
+        connection.execute_batch(
+            "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT",
+        )?;
+        for step in pending {
             connection.execute_batch(step.sqlite)?;
             connection.execute(
                 "INSERT INTO migrations (number, name, checksum) VALUES (?1, ?2, ?3)",
                 (step.number, step.name, migrations::checksum(step.sqlite)),
-            )
-        };
-        apply().map_err(refused)?;
-    }
-    Ok(())
+            )?;
+        }
+        Ok(())
+    };
+    apply().map_err(refused)
 }
 
 fn cannot(path: &Path, error: &std::io::Error) -> StoreError {
@@ -141,7 +199,7 @@ fn cannot(path: &Path, error: &std::io::Error) -> StoreError {
 }
 
 /// Makes a directory that only its owner can enter.
-fn make_private(path: &Path) -> std::io::Result<()> {
+pub(super) fn make_private(path: &Path) -> std::io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -8,6 +8,7 @@
 
 mod checkpoint;
 mod file;
+mod raw;
 mod reader;
 mod session;
 mod sql;
@@ -22,8 +23,9 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::step::{self, Step, ask};
-use super::{Head, Plan, Rows, Save, StoreError};
+use super::{Head, Migrating, Plan, Rows, Save, Steps, StoreError};
 use file::Directory;
+pub use raw::{Raw, RawSession};
 use reader::Read;
 use writer::{Begin, Message, Writer};
 
@@ -62,7 +64,31 @@ impl Sqlite {
     /// # Errors
     /// If another server uses the directory, if a newer version has, or if it cannot be read or written.
     pub fn open(directory: &Path) -> Result<Sqlite, StoreError> {
-        Sqlite::over(Directory::lock(directory)?)
+        Sqlite::open_with(directory, Migrating::Auto)
+    }
+
+    /// Opens the store in a data directory whose tables are made what this version needs, or are so already.
+    ///
+    /// # Errors
+    /// As for [`Sqlite::open`]; if tables are missing that nobody has allowed to be made.
+    pub fn open_with(directory: &Path, migrating: Migrating) -> Result<Sqlite, StoreError> {
+        Sqlite::over(Directory::lock(directory)?, migrating)
+    }
+
+    /// What a data directory has had of the steps that make its tables, and what it needs. A server may be using it.
+    ///
+    /// # Errors
+    /// If a newer version has used it, or if it cannot be read.
+    pub fn steps(directory: &Path) -> Result<Steps, StoreError> {
+        file::steps(directory)
+    }
+
+    /// Makes the tables of a data directory what this version needs, and tells what they had and needed.
+    ///
+    /// # Errors
+    /// If a server uses the directory, if a newer version has, or if it cannot be read or written.
+    pub fn migrate(directory: &Path) -> Result<Steps, StoreError> {
+        file::upgrade(directory)
     }
 
     /// Opens a new store that is gone when it is closed.
@@ -70,12 +96,20 @@ impl Sqlite {
     /// # Errors
     /// If there is no room for temporary files.
     pub fn open_ephemeral() -> Result<Sqlite, StoreError> {
-        Sqlite::over(Directory::temporary()?)
+        Sqlite::over(Directory::temporary()?, Migrating::Auto)
     }
 
-    fn over(directory: Directory) -> Result<Sqlite, StoreError> {
+    /// Raises the epoch of a data directory that no server is using, as opening it does too. Tells the epoch before, and the new one.
+    ///
+    /// # Errors
+    /// As for [`Sqlite::migrate`]; if its tables are not what this version needs.
+    pub fn raise_epoch(directory: &Path) -> Result<(Option<i64>, i64), StoreError> {
+        file::raise_epoch(directory)
+    }
+
+    fn over(directory: Directory, migrating: Migrating) -> Result<Sqlite, StoreError> {
         let mut writing = directory.connect(WRITER_CACHE_KIB)?;
-        let epoch = file::prepare(&mut writing.connection)?;
+        let epoch = file::prepare(&mut writing.connection, migrating)?;
         let moving = directory.connect(READER_CACHE_KIB)?;
         let reading: Vec<_> = (0..READERS)
             .map(|_| directory.connect(READER_CACHE_KIB))

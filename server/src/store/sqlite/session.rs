@@ -104,7 +104,7 @@ impl Session {
         for trim in &save.trims {
             let mut statement = self.statement(namespace, trim.table, Action::Trim { index: trim.index })?;
             let limit = Value::Int(i64::try_from(trim.limit).unwrap_or(i64::MAX));
-            bind(&mut statement, [&trim.up_to, &limit])?;
+            bind(&mut statement, [&trim.from, &trim.up_to, &limit])?;
             statement.raw_execute().map_err(refused)?;
         }
         self.save_head(namespace, &save.head, &save.note).map_err(refused)

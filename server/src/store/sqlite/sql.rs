@@ -69,15 +69,15 @@ fn select(table: &Table, index: &Index, after: usize, backwards: bool) -> String
     )
 }
 
-/// `?2`: up to where; `?3`: how many.
+/// `?2`: from where; `?3`: up to where; `?4`: how many.
 fn trim(table: &Table, index: &Index) -> String {
     let (name, key) = (quoted(table.name), key(table));
     let order = joined(names(table, index.order), ", ");
     let first = quoted(table.columns[index.order[0]].name);
-    let mut wheres = vec!["\"namespace\" = ?1".to_owned(), format!("{first} <= ?2")];
+    let mut wheres = vec!["\"namespace\" = ?1".to_owned(), format!("{first} BETWEEN ?2 AND ?3")];
     wheres.extend(not_null(table, index));
     format!(
-        "DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name}{} WHERE {} ORDER BY {order} LIMIT ?3)",
+        "DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name}{} WHERE {} ORDER BY {order} LIMIT ?4)",
         by(table, index),
         wheres.join(" AND ")
     )

@@ -172,7 +172,7 @@ async fn the_log_beside_the_file_stays_small() {
 fn a_full_disk_changes_nothing() {
     let directory = Directory::temporary().expect("a temporary directory");
     let mut session = directory.connect(1_024).expect("a connection");
-    file::prepare(&mut session.connection).expect("tables");
+    file::prepare(&mut session.connection, Migrating::Auto).expect("tables");
     session
         .connection
         .pragma_update(None, "max_page_count", 200)
@@ -201,7 +201,7 @@ fn a_full_disk_changes_nothing() {
 fn every_statement_goes_by_an_index() {
     let directory = Directory::temporary().expect("a temporary directory");
     let mut session = directory.connect(1_024).expect("a connection");
-    file::prepare(&mut session.connection).expect("tables");
+    file::prepare(&mut session.connection, Migrating::Auto).expect("tables");
     for table in TABLES {
         for action in Action::all(table) {
             let sql = sql::text(table, action);

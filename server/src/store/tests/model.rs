@@ -70,12 +70,12 @@ fn any_selection(table: &'static Table) -> BoxedStrategy<Selection> {
 struct Round {
     puts: Vec<Columns>,
     deletes: Vec<Columns>,
-    trim: Option<(usize, Columns, usize)>,
+    trim: Option<(usize, Columns, Columns, usize)>,
     selections: Vec<Selection>,
 }
 
 fn any_round(table: &'static Table) -> BoxedStrategy<Round> {
-    let trim = (0..table.indexes.len(), any_row(table), 0..4usize);
+    let trim = (0..table.indexes.len(), any_row(table), any_row(table), 0..4usize);
     (
         prop::collection::vec(any_row(table), 0..8),
         prop::collection::vec(any_row(table), 0..3),
@@ -150,15 +150,14 @@ fn change(model: &mut Model, table: &'static Table, round: &Round) -> (TableSave
             changes.deletes.push(key);
         }
     }
-    let trims = round.trim.iter().filter_map(|(number, row, limit)| {
+    let trims = round.trim.iter().filter_map(|(number, from, row, limit)| {
         let index = &table.indexes[*number];
-        let up_to = row[index.order[0]].clone();
-        if !index.prefix.is_empty() || up_to == Value::Null {
+        let (from, up_to) = (from[index.order[0]].clone(), row[index.order[0]].clone());
+        if !index.prefix.is_empty() || from == Value::Null || up_to == Value::Null {
             return None;
         }
-        let old = ordered(model, index)
-            .into_iter()
-            .filter(|row| row[index.order[0]] <= up_to);
+        let ordered = ordered(model, index).into_iter();
+        let old = ordered.filter(|row| (&from..=&up_to).contains(&&row[index.order[0]]));
         let old: Vec<_> = old.take(*limit).map(|row| key_of(table, row)).collect();
         for key in old {
             model.remove(&key);
@@ -166,6 +165,7 @@ fn change(model: &mut Model, table: &'static Table, round: &Round) -> (TableSave
         Some(Trim {
             table,
             index: *number,
+            from,
             up_to,
             limit: *limit,
         })

@@ -226,17 +226,18 @@ async fn trims_delete_the_beginning_of_an_index() {
                 save(&store, namespace, vec![inserts], Vec::new())
                     .await
                     .expect("a save");
-                let trim = |up_to: usize, limit| Trim {
+                let trim = |from: usize, up_to: usize, limit| Trim {
                     table,
                     index: number,
+                    from: rows[from][index.order[0]].clone(),
                     up_to: rows[up_to][index.order[0]].clone(),
                     limit,
                 };
-                save(&store, namespace, Vec::new(), vec![trim(1, 10)])
+                save(&store, namespace, Vec::new(), vec![trim(0, 1, 10)])
                     .await
                     .expect("a trim");
                 assert_eq!(all_rows(&store, namespace, table).await, rows[2..], "{}", index.name);
-                save(&store, namespace, Vec::new(), vec![trim(5, 3)])
+                save(&store, namespace, Vec::new(), vec![trim(0, 5, 3)])
                     .await
                     .expect("a trim");
                 assert_eq!(all_rows(&store, namespace, table).await, rows[5..], "{}", index.name);

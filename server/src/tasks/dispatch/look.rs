@@ -21,7 +21,7 @@ pub fn look(world: &mut World, task: &Arc<Task>) -> Decision<()> {
         return Ok(());
     };
     let mut task = (**task).clone();
-    task.due_at = task.next_due(Time(0));
+    task.due_at = task.next_due(Time(0), world.retention());
     let known = world.queues.get(queue_id)?;
     world.tasks.put(task.clone());
     let Some(known) = known else {

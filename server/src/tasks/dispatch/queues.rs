@@ -69,7 +69,7 @@ pub(super) fn next(world: &mut World, queue: &Queue) -> Decision<Option<Queue>> 
 pub(super) fn join(world: &mut World, mut task: Task, mut queue: Queue, cut: Option<String>) -> Decision<Task> {
     task.queue_id = Some(queue.queue_id.clone());
     task.session_id = None;
-    task.due_at = task.next_due(Time(0));
+    task.due_at = task.next_due(Time(0), world.retention());
     if let Some(known) = world.queues.get(&queue.queue_id)? {
         // Whoever is free was looked at for the tasks before this one, or is being looked at.
         let first = order(&queue);

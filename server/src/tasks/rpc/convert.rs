@@ -175,7 +175,7 @@ pub fn retry_from_proto(check: &mut Check, field: &str, retry: Option<v1::RetryP
     };
     let name = |part: &str| format!("{field}.{part}");
     let longest = Duration::from_secs(30 * 86_400);
-    let mut backoff = |part: &str, value, usual: Duration| match check.optional_duration(&name(part), value) {
+    let mut backoff = |part: &str, value, usual: Duration| match check.optional_duration(name(part), value) {
         Some(backoff) if backoff > longest => {
             check.violation(name(part), "must be at most 30 days");
             usual
@@ -197,10 +197,10 @@ pub fn retry_from_proto(check: &mut Check, field: &str, retry: Option<v1::RetryP
     }
     let kinds = retry.non_retryable_error_kinds.iter().take(64).enumerate();
     let non_retryable = kinds
-        .map(|(index, kind)| check.id(&name(&format!("non_retryable_error_kinds[{index}]")), kind))
+        .map(|(index, kind)| check.id(name(&format!("non_retryable_error_kinds[{index}]")), kind))
         .collect();
     RetryPolicy {
-        max_attempts: check.number(&name("max_attempts"), retry.max_attempts, usual.max_attempts, 1..=1_000),
+        max_attempts: check.number(name("max_attempts"), retry.max_attempts, usual.max_attempts, 1..=1_000),
         initial_backoff,
         max_backoff,
         multiplier,

@@ -18,12 +18,10 @@ use crate::registry::{Offer, schema};
 use crate::sessions;
 use crate::store::Selection;
 use crate::store::row::{Row, Value};
+use crate::tail::Feed;
 use crate::tasks::rules::{self, Delegation};
-use crate::tasks::{DEFAULT_ACCEPT_TIMEOUT, DEFAULT_TIMEOUT, Task};
+use crate::tasks::{MAX_TIMEOUT, MIN_TIMEOUT, Task};
 
-/// The shortest and the longest time that an attempt may be given.
-const MIN_TIMEOUT: Duration = Duration::from_millis(1);
-const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 86_400);
 /// The farthest that a task may look ahead: what is written down as a time stays one that clients can read.
 const MAX_AHEAD: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How many tasks are looked at for one page of a list.
@@ -48,9 +46,9 @@ fn delegation(app: &App, context: &Context, request: v1::DelegateTaskRequest) ->
         check.violation("capability", "this or target_agent must be given");
     }
     let range = MIN_TIMEOUT..=MAX_TIMEOUT;
-    let timeout = check.duration("timeout", request.timeout, DEFAULT_TIMEOUT, range.clone());
+    let timeout = check.duration("timeout", request.timeout, app.defaults.task_timeout, range.clone());
     let accept = request.accept_timeout;
-    let accept_timeout = check.duration("accept_timeout", accept, DEFAULT_ACCEPT_TIMEOUT, range);
+    let accept_timeout = check.duration("accept_timeout", accept, app.defaults.accept_timeout, range);
     let input = check.take(payload::from_proto("input", request.input, &app.limits));
     let delegation = Delegation {
         task_id: check.optional_id("task_id", &request.task_id),
@@ -82,38 +80,23 @@ async fn check_input(app: &App, context: &Context, delegation: &Delegation) -> R
     if delegation.capability.is_empty() {
         return Ok(());
     }
-    let name = delegation.capability.as_str();
-    let feed = app.tail.feed(&context.namespace).await?;
-    // The first agent, by name, of each schema.
-    let schemas = feed
-        .directory(|directory| {
-            let mut schemas: BTreeMap<String, String> = BTreeMap::new();
-            let target = &delegation.target_agent;
-            for entry in directory.entries(Some(name)) {
-                let agent = &entry.agent;
-                if entry.session.is_none() || !(target.is_empty() || *target == agent.agent_id) {
-                    continue;
-                }
-                let capability = agent.capabilities.iter().find(|capability| capability.name == name);
-                let Some(capability) = capability else {
-                    continue;
-                };
-                if schemas.len() <= MAX_SCHEMAS {
-                    let first = schemas.entry(capability.input_schema.clone()).or_default();
-                    if first.is_empty() || agent.agent_id < *first {
-                        first.clone_from(&agent.agent_id);
-                    }
-                }
-            }
-            schemas
-        })
-        .await?;
+    let known = schemas(&*app.tail.feed_as_it_is(&context.namespace).await?, delegation).await?;
+    if !known.is_empty() && judge(&known, delegation).is_ok() {
+        return Ok(());
+    }
+    // Before anything else is believed, what other servers have committed is looked at.
+    let all = schemas(&*app.tail.feed(&context.namespace).await?, delegation).await?;
+    judge(&all, delegation)
+}
+
+/// Refuses an input that none of these schemas takes.
+fn judge(schemas: &BTreeMap<String, String>, delegation: &Delegation) -> Result<(), Refusal> {
     if schemas.len() > MAX_SCHEMAS {
         // They agree on nothing: whoever gets it has to say.
         return Ok(());
     }
     let mut faults: Option<(&String, Vec<Violation>)> = None;
-    for (schema, agent_id) in &schemas {
+    for (schema, agent_id) in schemas {
         let Err(violations) = fit(schema, delegation.input.as_ref()) else {
             return Ok(());
         };
@@ -124,11 +107,42 @@ async fn check_input(app: &App, context: &Context, delegation: &Delegation) -> R
     let Some((agent_id, violations)) = faults else {
         return Ok(());
     };
+    let name = &delegation.capability;
     let message = format!("the input does not fit the input_schema of {name}");
     Err(Refusal::new(Reason::InputSchemaMismatch, message)
         .with("capability", name)
         .with("agent_id", agent_id)
         .with_violations(violations))
+}
+
+/// The schemas that live agents have for the capability, each with the first agent, by name, that has it; if there are too many of them,
+/// not all.
+async fn schemas(feed: &Feed, delegation: &Delegation) -> Result<BTreeMap<String, String>, Refusal> {
+    let (name, target) = (delegation.capability.as_str(), delegation.target_agent.as_str());
+    feed.directory(|directory| {
+        let mut schemas: BTreeMap<String, String> = BTreeMap::new();
+        for entry in directory.entries(Some(name)) {
+            let agent = &entry.agent;
+            if entry.session.is_none() || !(target.is_empty() || *target == agent.agent_id) {
+                continue;
+            }
+            let capability = agent.capabilities.iter().find(|capability| capability.name == name);
+            let Some(schema) = capability.map(|capability| capability.input_schema.as_str()) else {
+                continue;
+            };
+            if let Some(first) = schemas.get_mut(schema) {
+                if agent.agent_id < *first {
+                    first.clone_from(&agent.agent_id);
+                }
+            } else if schemas.len() > MAX_SCHEMAS {
+                break;
+            } else {
+                schemas.insert(schema.to_owned(), agent.agent_id.clone());
+            }
+        }
+        schemas
+    })
+    .await
 }
 
 fn fit(schema: &str, input: Option<&Payload>) -> Result<(), Vec<Violation>> {

@@ -25,22 +25,31 @@ use crate::tasks::{TaskState, rules};
 /// The longest wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
+/// How often the end of a call that was dropped is tried to be noted. After that, what is assigned is not accepted in time.
+const CLOSE_TRIES: u32 = 8;
+
 /// Ends the poll of a call that was dropped.
 struct Guard {
     lanes: Lanes,
     namespace: Arc<str>,
     session_id: String,
+    poll_id: String,
     armed: bool,
 }
 
 impl Guard {
-    async fn close(lanes: &Lanes, namespace: &Arc<str>, session_id: String) -> Result<Vec<String>, Refusal> {
+    async fn close(
+        lanes: &Lanes,
+        namespace: &Arc<str>,
+        session_id: String,
+        poll_id: String,
+    ) -> Result<Vec<String>, Refusal> {
         let call = Call::internal(namespace, Urgency::High);
         let wanted = session_id.clone();
         let closed = lanes.run(
             call,
             move |world| world.sessions.want(&wanted),
-            move |world| rules::close_poll(world, &session_id),
+            move |world| rules::close_poll(world, &session_id, &poll_id),
         );
         Ok(closed.await?.answer)
     }
@@ -52,10 +61,19 @@ impl Drop for Guard {
             return;
         }
         let (lanes, namespace) = (self.lanes.clone(), Arc::clone(&self.namespace));
-        let session_id = std::mem::take(&mut self.session_id);
+        let (session_id, poll_id) = (std::mem::take(&mut self.session_id), std::mem::take(&mut self.poll_id));
         machine::spawn_if_running(async move {
-            if let Err(refusal) = Guard::close(&lanes, &namespace, session_id).await {
-                tracing::warn!(%refusal, "a poll that its caller left could not be closed");
+            for attempt in 0..CLOSE_TRIES {
+                match Guard::close(&lanes, &namespace, session_id.clone(), poll_id.clone()).await {
+                    Ok(_) => return,
+                    Err(refusal) if refusal.retry_delay().is_some() => {
+                        tokio::time::sleep(Duration::from_millis(50) * 2u32.pow(attempt)).await;
+                    }
+                    Err(refusal) => {
+                        tracing::warn!(%refusal, "a poll that its caller left could not be closed");
+                        return;
+                    }
+                }
             }
         });
     }
@@ -93,16 +111,18 @@ pub async fn poll_tasks(
         ..Filter::default()
     };
     let mut assigned = feed.subscribe(filter.clone());
+    let poll_id = machine::new_id();
     let mut guard = Guard {
         lanes: app.lanes.clone(),
         namespace: Arc::clone(&context.namespace),
         session_id: session_id.clone(),
+        poll_id: poll_id.clone(),
         armed: true,
     };
     let mut task_ids;
     loop {
         let waits = Instant::now() < until;
-        task_ids = open(app, context, session_id.clone(), most, waits).await?;
+        task_ids = open(app, context, session_id.clone(), poll_id.clone(), most, waits).await?;
         if !task_ids.is_empty() || !waits {
             break;
         }
@@ -117,7 +137,7 @@ pub async fn poll_tasks(
             }
             () = app.draining.cancelled() => true,
         };
-        task_ids = Guard::close(&app.lanes, &context.namespace, session_id.clone()).await?;
+        task_ids = Guard::close(&app.lanes, &context.namespace, session_id.clone(), poll_id.clone()).await?;
         if drained && task_ids.is_empty() {
             guard.armed = false;
             return Err(stream::draining(&feed.cursor(feed.position())));
@@ -138,6 +158,7 @@ async fn open(
     app: &App,
     context: &Context,
     session_id: String,
+    poll_id: String,
     most: i32,
     waits: bool,
 ) -> Result<Vec<String>, Refusal> {
@@ -149,7 +170,7 @@ async fn open(
     let opened = app.lanes.run(
         call,
         move |world| world.sessions.want(&wanted),
-        move |world| rules::open_poll(world, &session_id, most, waits),
+        move |world| rules::open_poll(world, &session_id, &poll_id, most, waits),
     );
     Ok(opened.await?.answer)
 }

@@ -23,12 +23,6 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 /// The longest wait.
 const MAX_WAIT: Duration = Duration::from_secs(600);
 
-/// Whether an event's commit left the task unended, as far as is known here.
-fn goes_on(delivery: &Delivery, task_id: &str) -> bool {
-    let task = delivery.commit.as_ref().and_then(|commit| commit.tasks.get(task_id));
-    matches!(task, Some(Some(task)) if !task.state.is_ended())
-}
-
 /// The task when it has ended, or as it is when the wait is over.
 ///
 /// # Errors
@@ -45,25 +39,35 @@ pub async fn await_task(
     check.finish()?;
     let until = Instant::now() + context.patience(wait);
     loop {
-        let feed = app.tail.feed(&context.namespace).await?;
+        // The feed may be behind what other servers have committed: what it has not handed on yet is in the row, or still comes.
+        let feed = app.tail.feed_as_it_is(&context.namespace).await?;
         let mut changes = feed.subscribe(Filter::about("task.**", &task_id));
-        let (_, whole) = convert::read(&app.store, &context.namespace, &task_id).await?;
-        let whole = whole.ok_or_else(|| convert::not_found(&task_id))?;
+        let (head, whole) = convert::read(&app.store, &context.namespace, &task_id).await?;
+        let mut whole = whole.ok_or_else(|| convert::not_found(&task_id))?;
         if whole.task.state.is_ended() || Instant::now() >= until {
-            return Ok(v1::AwaitTaskResponse {
-                task: Some(whole.to_proto()),
-            });
+            return Ok(answer(&whole));
         }
         loop {
             crate::select! {
                 // Listening ends where the wait does, where it was cut off, and where the task may have ended.
                 change = timeout_at(until, changes.next()) => match change {
-                    Ok(Some(change)) if goes_on(&change, &task_id) => {}
+                    Ok(Some(change)) if change.event.position <= head.position => {}
+                    Ok(Some(change)) => match hint(&change, &task_id, &whole) {
+                        Some((_, next)) if next.task.state.is_ended() => return Ok(answer(&next)),
+                        Some((_, next)) => whole = next,
+                        None => break,
+                    },
                     _ => break,
                 },
                 () = app.draining.cancelled() => return Err(stream::draining(&feed.cursor(feed.position()))),
             }
         }
+    }
+}
+
+fn answer(whole: &Whole) -> v1::AwaitTaskResponse {
+    v1::AwaitTaskResponse {
+        task: Some(whole.to_proto()),
     }
 }
 
@@ -89,7 +93,7 @@ pub async fn watch_task(
     check.finish()?;
     let namespace = Arc::clone(&context.namespace);
     let feed = app.tail.feed(&namespace).await?;
-    Ok(stream::spawn(move |outlet| {
+    Ok(stream::spawn(context.leaving(&app), move |outlet| {
         Watch {
             app,
             namespace,
@@ -109,7 +113,7 @@ impl Watch {
         while !whole.task.state.is_ended() {
             let change = crate::select! {
                 change = changes.next() => change,
-                () = self.app.draining.cancelled() => {
+                () = self.outlet.leaving.cancelled() => {
                     return Err(stream::draining(&self.feed.cursor(seen)).into());
                 }
             };

@@ -23,7 +23,14 @@ pub fn due(world: &mut World, task_id: &str, gap_end: Time) -> Decision<()> {
         return Ok(());
     }
     if task.state.is_ended() {
-        delete(world, &task.task_id);
+        let due_at = task.next_due(gap_end, world.retention());
+        if due_at.is_some_and(|due_at| due_at > now) {
+            // It is kept for longer than when it ended.
+            let task = (*task).clone();
+            world.tasks.put(Task { due_at, ..task });
+        } else {
+            delete(world, &task.task_id);
+        }
         return Ok(());
     }
     if task.deadline_at.is_some_and(|deadline| deadline <= now) {
@@ -39,7 +46,7 @@ pub fn due(world: &mut World, task_id: &str, gap_end: Time) -> Decision<()> {
         Some((end, timeout)) if end <= now => time_out(world, (*task).clone(), timeout),
         _ => {
             let mut task = (*task).clone();
-            task.due_at = task.next_due(gap_end);
+            task.due_at = task.next_due(gap_end, world.retention());
             world.tasks.put(task);
             Ok(())
         }

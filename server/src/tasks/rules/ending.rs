@@ -32,7 +32,7 @@ pub(super) fn finish(world: &mut World, task: Task, state: TaskState) -> Decisio
     let holder = task.session_id.take();
     task.state = state;
     task.ended_at = Some(world.now());
-    task.due_at = task.next_due(Time(0));
+    task.due_at = task.next_due(Time(0), world.retention());
     world.tasks.put(task.clone());
     if holder.is_some() {
         locks::rules::end_of_attempt(world, &task.attempt_token)?;
@@ -97,7 +97,7 @@ fn try_again(world: &mut World, mut task: Task, wait: Duration) -> Decision<()> 
     let holder = task.session_id.take();
     task.state = TaskState::Pending;
     task.ready_at = world.now() + wait;
-    task.due_at = task.next_due(Time(0));
+    task.due_at = task.next_due(Time(0), world.retention());
     world.tasks.put(task.clone());
     locks::rules::end_of_attempt(world, &task.attempt_token)?;
     if let Some(session_id) = holder {

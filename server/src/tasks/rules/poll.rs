@@ -13,8 +13,13 @@ const PAGE: usize = 256;
 ///
 /// # Errors
 /// SESSION_ENDED, SESSION_SUPERSEDED.
-pub fn open_poll(world: &mut World, session_id: &str, most: i32, waits: bool) -> Decision<Vec<String>> {
-    sessions::rules::live(world, session_id)?;
+pub fn open_poll(world: &mut World, session_id: &str, poll_id: &str, most: i32, waits: bool) -> Decision<Vec<String>> {
+    let session = sessions::rules::live(world, session_id)?;
+    if session.poll_id.as_deref() != Some(poll_id) {
+        let mut session = (*session).clone();
+        session.poll_id = Some(poll_id.to_owned());
+        world.sessions.put(session);
+    }
     let most = usize::try_from(most).unwrap_or(0);
     let mut unanswered = all_unanswered(world, session_id)?;
     if unanswered.len() < most {
@@ -33,13 +38,16 @@ pub fn open_poll(world: &mut World, session_id: &str, most: i32, waits: bool) ->
     Ok(unanswered)
 }
 
-/// Nobody waits for tasks any more: returns what was assigned meanwhile.
-pub fn close_poll(world: &mut World, session_id: &str) -> Decision<Vec<String>> {
+/// A call does not wait for tasks any more: returns what was assigned meanwhile. Where a newer call waits, perhaps at another server, that one
+/// goes on.
+pub fn close_poll(world: &mut World, session_id: &str, poll_id: &str) -> Decision<Vec<String>> {
     let session = world.sessions.get(&session_id.to_owned())?;
-    if session.is_none_or(|session| !session.is_live()) {
+    let Some(session) = session.filter(|session| session.is_live()) else {
         return Ok(Vec::new());
+    };
+    if session.poll_id.as_deref() == Some(poll_id) {
+        set_polling(world, session_id, 0)?;
     }
-    set_polling(world, session_id, 0)?;
     all_unanswered(world, session_id)
 }
 

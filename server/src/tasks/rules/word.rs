@@ -60,7 +60,7 @@ pub fn accept(world: &mut World, word: &Word) -> Decision<()> {
     let mut task = heard(world, word)?;
     if task.state == TaskState::Assigned {
         run(world, &mut task);
-        task.due_at = task.next_due(Time(0));
+        task.due_at = task.next_due(Time(0), world.retention());
         world.tasks.put(task);
     }
     Ok(())
@@ -101,7 +101,7 @@ pub fn progress(
     task.progress = progress;
     task.progress_message = message.to_owned();
     task.progressed_at = Some(world.now());
-    task.due_at = task.next_due(Time(0));
+    task.due_at = task.next_due(Time(0), world.retention());
     let data = json!({
         "progress": progress as f64 / 1e6,
         "progress_message": message,

@@ -23,6 +23,7 @@ async fn fleet_in_a_store(slots: i32) -> (Store, Lanes, Arc<str>) {
         store.clone(),
         Tail::alone(store.clone()).await,
         crate::sessions::gap::Gap::new(),
+        crate::config::Retention::default(),
     );
     let namespace: Arc<str> = "default".into();
     let mut fleet = Fleet::new();

@@ -25,7 +25,7 @@ fn an_agent_without_a_stream_is_given_work_only_while_it_polls() {
     let poll = |fleet: &mut Fleet, most| {
         fleet
             .world
-            .attempt(|world| rules::open_poll(world, &session_id, most, true))
+            .attempt(|world| rules::open_poll(world, &session_id, "call", most, true))
     };
     assert_eq!(poll(&mut fleet, 2).unwrap(), ["t1", "t2"]);
     assert_eq!(fleet.session(&session_id).polling, 0);
@@ -46,10 +46,39 @@ fn an_agent_without_a_stream_is_given_work_only_while_it_polls() {
     );
     let closed = fleet
         .world
-        .attempt(|world| rules::close_poll(world, &session_id))
+        .attempt(|world| rules::close_poll(world, &session_id, "call"))
         .unwrap();
     assert_eq!(closed, ["t4"]);
     fleet.check();
+}
+
+#[test]
+fn the_end_of_an_older_poll_does_not_end_a_newer_one() {
+    let mut fleet = Fleet::new();
+    let session_id = fleet.join("worker", &["lint"], labels(&[]), 3);
+    let mut session = (*fleet.session(&session_id)).clone();
+    session.connected = false;
+    fleet
+        .world
+        .attempt(|world| crate::registry::rules::offer(world, session.clone()))
+        .unwrap();
+    // Its connection to one server breaks, it polls at another, and then the first server notices.
+    for call in ["first", "second"] {
+        let open = fleet
+            .world
+            .attempt(|world| rules::open_poll(world, &session_id, call, 2, true));
+        assert!(open.unwrap().is_empty());
+    }
+    let close = |fleet: &mut Fleet, call| {
+        fleet
+            .world
+            .attempt(|world| rules::close_poll(world, &session_id, call))
+            .unwrap()
+    };
+    assert!(close(&mut fleet, "first").is_empty());
+    assert_eq!(fleet.session(&session_id).polling, 2);
+    assert!(close(&mut fleet, "second").is_empty());
+    assert_eq!(fleet.session(&session_id).polling, 0);
 }
 
 #[test]

@@ -101,6 +101,7 @@ impl Fleet {
             generation: 1,
             connected: true,
             polling: 0,
+            poll_id: None,
             capacity,
             in_flight: 0,
             last_assigned_at: Time(0),

@@ -279,7 +279,7 @@ proptest! {
         // Everything that has ended is deleted some day.
         let ended: Vec<String> = seen.ended.keys().cloned().collect();
         fleet.gap_end = Time(0);
-        fleet.pass(crate::tasks::RETENTION);
+        fleet.pass(crate::config::Retention::default().tasks);
         for task_id in ended {
             prop_assert!(fleet.world.tasks.known().iter().all(|task| task.task_id != task_id));
             prop_assert!(fleet.world.payloads.known().iter().all(|payload| payload.owner_id != task_id));

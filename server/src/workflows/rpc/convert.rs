@@ -4,30 +4,30 @@ use std::time::Duration;
 
 use drumline_proto::v1;
 
-use crate::config::Limits;
+use crate::config::{Defaults, Limits};
 use crate::edge::check::{Check, MAX_ID};
 use crate::edge::payload;
 use crate::error::Refusal;
-use crate::tasks::{DEFAULT_ACCEPT_TIMEOUT, DEFAULT_TIMEOUT, RetryPolicy, TaskError};
+use crate::tasks::{MAX_TIMEOUT, MIN_TIMEOUT, RetryPolicy, TaskError};
 use crate::workflows::expr::MAX_TEXT_BYTES;
 use crate::workflows::{
     Fallback, OnFailure, Step, StepDefinition, StepRecord, StepState, Transition, Workflow, WorkflowState, WorkflowType,
 };
 
 /// The shortest and the longest timeout of a task.
-const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(30 * 24 * 3_600);
+const TIMEOUTS: std::ops::RangeInclusive<Duration> = MIN_TIMEOUT..=MAX_TIMEOUT;
 /// How many kinds of errors a retry policy may name.
 const MAX_KINDS: usize = 64;
 
 /// Steps from the wire.
-pub(super) fn steps(check: &mut Check, steps: Vec<v1::Step>, limits: &Limits) -> Vec<Step> {
+pub(super) fn steps(check: &mut Check, steps: Vec<v1::Step>, limits: &Limits, defaults: &Defaults) -> Vec<Step> {
     let steps = steps.into_iter().enumerate();
     steps
-        .map(|(number, step)| one(check, &format!("steps[{number}]"), step, limits))
+        .map(|(number, step)| one(check, &format!("steps[{number}]"), step, limits, defaults))
         .collect()
 }
 
-fn one(check: &mut Check, at: &str, step: v1::Step, limits: &Limits) -> Step {
+fn one(check: &mut Check, at: &str, step: v1::Step, limits: &Limits, defaults: &Defaults) -> Step {
     let field = |name: &str| format!("{at}.{name}");
     let on_failure = match step.on_failure() {
         v1::OnFailure::Fail | v1::OnFailure::Unspecified => OnFailure::Fail,
@@ -37,32 +37,32 @@ fn one(check: &mut Check, at: &str, step: v1::Step, limits: &Limits) -> Step {
     if v1::OnFailure::try_from(step.on_failure).is_err() {
         check.violation(field("on_failure"), "is not one that this server knows");
     }
-    let input = payload::from_proto(&field("input"), step.input, limits);
+    let input = payload::from_proto(field("input"), step.input, limits);
     Step {
         capability: name(check, &field("capability"), &step.capability),
         agent_id: name(check, &field("agent_id"), &step.agent_id),
         input: check.take(input).flatten(),
-        for_each: check.text(&field("for_each"), &step.for_each, MAX_TEXT_BYTES),
-        item_key: check.text(&field("item_key"), &step.item_key, MAX_TEXT_BYTES),
-        condition: check.text(&field("condition"), &step.condition, MAX_TEXT_BYTES),
+        for_each: check.text(field("for_each"), &step.for_each, MAX_TEXT_BYTES),
+        item_key: check.text(field("item_key"), &step.item_key, MAX_TEXT_BYTES),
+        condition: check.text(field("condition"), &step.condition, MAX_TEXT_BYTES),
         retry: retry(check, &field("retry_policy"), step.retry_policy.unwrap_or_default()),
-        timeout: check.duration(&field("timeout"), step.timeout, DEFAULT_TIMEOUT, TIMEOUTS),
+        timeout: check.duration(field("timeout"), step.timeout, defaults.task_timeout, TIMEOUTS),
         accept_timeout: check.duration(
-            &field("accept_timeout"),
+            field("accept_timeout"),
             step.accept_timeout,
-            DEFAULT_ACCEPT_TIMEOUT,
+            defaults.accept_timeout,
             TIMEOUTS,
         ),
         progress_timeout: step
             .progress_timeout
-            .map(|timeout| check.duration(&field("progress_timeout"), Some(timeout), Duration::ZERO, TIMEOUTS))
+            .map(|timeout| check.duration(field("progress_timeout"), Some(timeout), Duration::ZERO, TIMEOUTS))
             .filter(|timeout| !timeout.is_zero()),
         fallback: step
             .fallback
             .and_then(|fallback| fallback_of(check, &field("fallback"), fallback, limits)),
         on_failure,
         requirements: check.labels(
-            &field("label_requirements"),
+            field("label_requirements"),
             step.label_requirements.into_iter().collect(),
         ),
         priority: step.priority,
@@ -97,19 +97,19 @@ fn retry(check: &mut Check, field: &str, policy: v1::RetryPolicy) -> RetryPolicy
     }
     RetryPolicy {
         max_attempts: check.number(
-            &format!("{field}.max_attempts"),
+            format!("{field}.max_attempts"),
             policy.max_attempts,
             default.max_attempts,
             1..=1_000,
         ),
         initial_backoff: check.duration(
-            &format!("{field}.initial_backoff"),
+            format!("{field}.initial_backoff"),
             policy.initial_backoff,
             default.initial_backoff,
             Duration::ZERO..=*TIMEOUTS.end(),
         ),
         max_backoff: check.duration(
-            &format!("{field}.max_backoff"),
+            format!("{field}.max_backoff"),
             policy.max_backoff,
             default.max_backoff,
             Duration::ZERO..=*TIMEOUTS.end(),
@@ -126,10 +126,10 @@ fn fallback_of(check: &mut Check, field: &str, fallback: v1::Fallback, limits: &
             check.violation(field, "must say what to do");
             None
         }
-        Some(Kind::Capability(name)) => Some(Fallback::Capability(check.id(&format!("{field}.capability"), &name))),
-        Some(Kind::AgentId(name)) => Some(Fallback::Agent(check.id(&format!("{field}.agent_id"), &name))),
+        Some(Kind::Capability(name)) => Some(Fallback::Capability(check.id(format!("{field}.capability"), &name))),
+        Some(Kind::AgentId(name)) => Some(Fallback::Agent(check.id(format!("{field}.agent_id"), &name))),
         Some(Kind::Result(payload)) => {
-            let payload = payload::from_proto(&format!("{field}.result"), Some(payload), limits);
+            let payload = payload::from_proto(format!("{field}.result"), Some(payload), limits);
             check.take(payload).flatten().map(Fallback::Result)
         }
     }

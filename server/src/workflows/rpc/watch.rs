@@ -10,6 +10,7 @@ use std::time::Duration;
 use drumline_proto::v1;
 use futures::Stream;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::view::{self, Outline};
@@ -41,6 +42,7 @@ struct Watch {
 /// WORKFLOW_NOT_FOUND.
 pub(super) async fn watch(
     app: Arc<App>,
+    leaving: CancellationToken,
     namespace: Arc<str>,
     workflow_id: String,
 ) -> Result<impl Stream<Item = Result<v1::WatchWorkflowResponse, Status>>, Refusal> {
@@ -48,7 +50,7 @@ pub(super) async fn watch(
     let known = view::outline(&app, &namespace, &workflow_id).await?;
     let known = known.ok_or_else(|| not_found(&workflow_id))?;
     let correlation_id = known.workflow.correlation_id;
-    Ok(stream::spawn(move |outlet| {
+    Ok(stream::spawn(leaving, move |outlet| {
         Watch {
             cursor: cursor(known.head.epoch, known.head.position),
             app,
@@ -90,7 +92,7 @@ impl Watch {
                             None => break,
                         },
                     },
-                    () = self.app.draining.cancelled() => return Err(stream::draining(&self.cursor).into()),
+                    () = self.outlet.leaving.cancelled() => return Err(stream::draining(&self.cursor).into()),
                 }
             }
         }

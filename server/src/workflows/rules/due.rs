@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{RETENTION, Run, finish, scope};
+use super::{Run, finish, scope};
 use crate::lane::{Decision, World};
 use crate::store::row::Field;
 use crate::tasks::{PayloadRole, Task};
@@ -31,7 +31,7 @@ pub fn due(world: &mut World, workflow_id: &str) -> Decision<()> {
     let is_old = run
         .workflow
         .ended_at
-        .is_some_and(|ended_at| ended_at + RETENTION <= now);
+        .is_some_and(|ended_at| ended_at + world.retention().workflows <= now);
     if is_old && run.is_settled() {
         return delete(world, run);
     }

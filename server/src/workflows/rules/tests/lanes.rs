@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::super::start::{Start, start, want_start};
-use super::super::{RETENTION, due, task_ended, want_task_ended};
+use super::super::{due, task_ended, want_task_ended};
 use super::bench::{ID, step};
 use crate::lane::{Call, Lanes, Urgency};
 use crate::payload::Payload;
@@ -35,6 +35,7 @@ impl Server {
             store.clone(),
             Tail::alone(store.clone()).await,
             crate::sessions::gap::Gap::new(),
+            crate::config::Retention::default(),
         );
         Server { store, lanes }
     }
@@ -244,7 +245,7 @@ async fn a_list_of_small_results_is_reduced_and_the_workflow_deleted_when_old() 
     let list = json!([10, 20, null, 40]);
     assert_eq!(server.result().await, json!({"list": list, "sum": list}));
 
-    let past = Time::of_this_machine() - RETENTION - Duration::from_secs(1);
+    let past = Time::of_this_machine() - crate::config::Retention::default().workflows - Duration::from_secs(1);
     let aged = server.lanes.run(
         Server::call(),
         |_| {},

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::super::{RETENTION, cancel};
+use super::super::cancel;
 use super::bench::{Bench, ID, Outcome, echo, step};
 use crate::error::Reason;
 use crate::payload::Payload;
@@ -375,7 +375,9 @@ fn a_cancelled_workflow_closes_everything_and_is_deleted_when_old() {
         (WorkflowState::Cancelled, 0, 0)
     );
 
-    bench.world.set_now(workflow.ended_at.unwrap() + RETENTION);
+    bench
+        .world
+        .set_now(workflow.ended_at.unwrap() + crate::config::Retention::default().workflows);
     for _ in 0..100 {
         bench.world.attempt(|world| super::super::due(world, ID)).unwrap();
     }
