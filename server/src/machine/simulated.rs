@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
@@ -160,6 +161,47 @@ impl Process {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic under this lock")
+    }
+}
+
+/// A value that can be waited for. Those who wait go on in the order in which they came; of [`tokio::sync::watch`] chance decides that.
+#[derive(Default)]
+pub struct Switch<T> {
+    value: Mutex<T>,
+    changed: Notify,
+}
+
+impl<T> Switch<T> {
+    /// A switch that is set to this.
+    pub fn new(value: T) -> Switch<T> {
+        Switch {
+            value: Mutex::new(value),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Changes it.
+    pub fn change(&self, change: impl FnOnce(&mut T)) {
+        change(&mut self.value.lock().expect("no panic under this lock"));
+        self.changed.notify_waiters();
+    }
+
+    /// Looks at it.
+    pub fn look<A>(&self, look: impl FnOnce(&T) -> A) -> A {
+        look(&self.value.lock().expect("no panic under this lock"))
+    }
+
+    /// Waits until it is as wanted.
+    pub async fn wait_for(&self, wanted: impl Fn(&T) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.look(&wanted) {
+                return;
+            }
+            changed.await;
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use drumline_proto::v1;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use prost::Message;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::codec::Codec;
@@ -23,7 +23,7 @@ use super::happens;
 use super::ledger::Ledger;
 use crate::app::App;
 use crate::machine;
-use crate::machine::simulated::Process;
+use crate::machine::simulated::{Process, Switch};
 
 /// The traits of the services, for [`door`].
 pub mod services {
@@ -151,7 +151,7 @@ pub struct Serving {
 /// The network.
 pub struct Net {
     state: Mutex<State>,
-    cuts: watch::Sender<BTreeSet<(String, usize)>>,
+    cuts: Switch<BTreeSet<(String, usize)>>,
     pub ledger: Arc<Mutex<Ledger>>,
 }
 
@@ -168,7 +168,7 @@ impl Net {
         };
         Arc::new(Net {
             state: Mutex::new(state),
-            cuts: watch::Sender::default(),
+            cuts: Switch::default(),
             ledger,
         })
     }
@@ -197,7 +197,7 @@ impl Net {
     /// Cuts the link between an agent and a server, or joins it.
     pub fn set_cut(&self, who: &str, place: usize, cut: bool) {
         let link = (who.to_owned(), place);
-        self.cuts.send_modify(|cuts| {
+        self.cuts.change(|cuts| {
             if cut {
                 cuts.insert(link);
             } else {
@@ -207,7 +207,7 @@ impl Net {
     }
 
     pub fn join_all(&self) {
-        self.cuts.send_modify(BTreeSet::clear);
+        self.cuts.change(BTreeSet::clear);
     }
 
     /// Something goes over a link: it takes its time, and waits while the link is cut.
@@ -215,7 +215,7 @@ impl Net {
         let latency = self.lock().weather.latency.clone();
         sleep(machine::random_range(latency)).await;
         let link = (who.to_owned(), place);
-        let _ = self.cuts.subscribe().wait_for(|cuts| !cuts.contains(&link)).await;
+        self.cuts.wait_for(|cuts| !cuts.contains(&link)).await;
     }
 
     fn happens(&self, chance: impl Fn(&Weather) -> f64) -> bool {
@@ -321,7 +321,7 @@ impl Client {
 
     fn refused(&self, status: Status) -> Failure {
         let reason = reason_of(&status);
-        if reason == "INTERNAL" || reason.is_empty() {
+        if ["INTERNAL", "INVALID_REQUEST", ""].contains(&reason.as_str()) {
             let violation = format!("{} was refused for no good reason: {status:?}", self.who);
             self.net.ledger.lock().expect("no panic").violation(violation);
         }

@@ -1,7 +1,7 @@
 //! After everything that went wrong nothing goes wrong any more: then, within a bounded time, whatever was begun is brought to its end,
 //! nobody waits in vain, nothing that is due is left lying, and every server knows what the store has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::locks::{Lock, Waiter};
 use crate::registry::{Agent, Offer};
 use crate::sessions::Session;
 use crate::store::simulated::Memory;
-use crate::tasks::Task;
+use crate::tasks::{Task, TaskState};
 use crate::time::Time;
 use crate::workflows::{Workflow, WorkflowState};
 
@@ -48,9 +48,6 @@ fn open(world: &World) -> Vec<String> {
     let is_endless = |name: &String| ENDLESS.iter().any(|role| name.starts_with(role));
     let unfinished = world.unfinished();
     let mut open: Vec<String> = unfinished.iter().filter(|name| !is_endless(name)).cloned().collect();
-    let workers = unfinished
-        .iter()
-        .any(|name| ENDLESS[1..].iter().any(|role| name.starts_with(role)));
     let ledger = world.ledger();
     let subscribers = unfinished.iter().filter(|name| name.starts_with(ENDLESS[0]));
     let behind = subscribers.filter(|name| !ledger.is_up_to_date(name));
@@ -58,22 +55,32 @@ fn open(world: &World) -> Vec<String> {
     drop(ledger);
     world.database.look(|memory| {
         for namespace in memory.namespaces() {
-            of_namespace(memory, &namespace, workers, &mut open);
+            of_namespace(memory, &namespace, &mut open);
         }
     });
     open
 }
 
-fn of_namespace(memory: &Memory, namespace: &str, _workers: bool, open: &mut Vec<String>) {
+fn of_namespace(memory: &Memory, namespace: &str, open: &mut Vec<String>) {
     let now = Time::of_this_machine();
+    let offers = memory.rows::<Offer>(namespace);
     let is_overdue = |due_at: Option<Time>| due_at.is_some_and(|due_at| due_at + OVERDUE < now);
+    // A task that everybody has rejected who could do it waits for somebody else.
+    let is_stranded = |task: &Task| {
+        let mut able = offers.iter().filter(|offer| offer.capability == task.capability);
+        !task.excluded.is_empty() && able.all(|offer| task.excluded.contains(&offer.agent_id))
+    };
+    let mut stranded = BTreeSet::new();
     for task in memory.rows::<Task>(namespace) {
-        if !task.state.is_ended() || is_overdue(task.due_at) {
+        if task.state == TaskState::Pending && is_stranded(&task) {
+            stranded.extend(task.workflow_id);
+        } else if !task.state.is_ended() || is_overdue(task.due_at) {
             open.push(format!("{task:?}"));
         }
     }
     for workflow in memory.rows::<Workflow>(namespace) {
-        if workflow.state == WorkflowState::Running || is_overdue(workflow.due_at) {
+        let is_open = workflow.state == WorkflowState::Running && !stranded.contains(&workflow.workflow_id);
+        if is_open || is_overdue(workflow.due_at) {
             open.push(format!("{workflow:?}"));
         }
     }
@@ -99,10 +106,7 @@ fn of_namespace(memory: &Memory, namespace: &str, _workers: bool, open: &mut Vec
         let mut live = sessions.iter().filter(|session| session.is_live());
         live.any(|session| session.session_id == offer.session_id)
     };
-    let dead = memory
-        .rows::<Offer>(namespace)
-        .into_iter()
-        .filter(|offer| !lives(offer));
+    let dead = offers.iter().filter(|offer| !lives(offer));
     open.extend(dead.map(|offer| format!("{offer:?}")));
 }
 
@@ -114,7 +118,6 @@ async fn directories(world: &Arc<World>) {
                 at: server,
                 ..Client::new(&world.net, "inspector")
             };
-            let position = world.ledger().space(&namespace).log.position();
             let request = v1::ListAgentsRequest {
                 namespace: namespace.clone(),
                 page_size: 1_000,
@@ -130,7 +133,6 @@ async fn directories(world: &Arc<World>) {
                     return world.ledger().violation(violation);
                 }
             };
-            let _ = position;
             let listed: BTreeMap<String, i64> = listed
                 .agents
                 .iter()

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::actors::{Actor, Phase, ROLES, Role};
+use super::actors::{ABLE, Actor, Phase, ROLES, Role};
 use super::ledger::{Eye, Ledger};
 use super::net::{self, Client, Doors, Net, Serving};
 use super::plan::Plan;
@@ -16,9 +16,12 @@ use crate::app::App;
 use crate::bus::Bus;
 use crate::bus::simulated::{self as bus, Air};
 use crate::config::Policy;
-use crate::machine::simulated::Process;
+use crate::machine::{self, simulated::Process};
 use crate::store::Store;
 use crate::store::simulated::{self, Database, Simulated};
+
+/// Most of it happens in the first.
+const NAMESPACES: [&str; 2] = ["default", "other"];
 
 /// The world of a run.
 pub struct World {
@@ -81,18 +84,34 @@ impl World {
         }
         for ((role, _, run), count) in ROLES.iter().zip(&world.plan.actors) {
             for number in 0..*count {
-                let cast = Cast {
-                    name: format!("{role}-{number}"),
-                    namespace: if happens(0.8) { "default" } else { "other" },
-                    role: *run,
-                    life: 0,
-                    process: Process::new(),
-                    runs: None,
-                };
-                world.places().actors.push(cast);
+                let namespace = if happens(0.8) { NAMESPACES[0] } else { NAMESPACES[1] };
+                world.cast(format!("{role}-{number}"), namespace, *run);
+            }
+        }
+        // Whatever is delegated, somebody can do it.
+        for namespace in NAMESPACES {
+            let places = world.places();
+            let wanted = ["delegator", "starter"];
+            let mut here = places.actors.iter().filter(|cast| cast.namespace == namespace);
+            let is_wanted = here.any(|cast| wanted.iter().any(|role| cast.name.starts_with(role)));
+            drop(places);
+            if is_wanted {
+                let (role, _, run) = ROLES[machine::random_range(4..6)];
+                world.cast(format!("{role}-{ABLE}-{namespace}"), namespace, run);
             }
         }
         Arc::new(world)
+    }
+
+    fn cast(&self, name: String, namespace: &'static str, role: Role) {
+        self.places().actors.push(Cast {
+            name,
+            namespace,
+            role,
+            life: 0,
+            process: Process::new(),
+            runs: None,
+        });
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {

@@ -119,7 +119,7 @@ pub(super) async fn subscribe(mut actor: Actor) {
                 ..Default::default()
             }),
             start: Some(start),
-            progress_interval: duration(millis(200..2_000)),
+            progress_interval: duration(millis(1_000..3_000)),
         };
         match actor.client.listen(request, door!(events.subscribe)).await {
             Ok(stream) => read(&actor, &mut reader, stream).await,
@@ -171,9 +171,14 @@ async fn read(
                 }
             }
             Some(Err(status)) => {
-                if reason_of(&status) == "CURSOR_OUT_OF_RANGE" {
-                    refused(actor, reader);
-                }
+                // Where something was lost, whoever reads is cut off, also who has not seen it: that is found out with the cursor.
+                let is_loss = reason_of(&status) == "CURSOR_OUT_OF_RANGE";
+                actor.done("cut off", status.message(), |space| {
+                    if is_loss && space.log.losses() == 0 {
+                        return Err(format!("cut off, and nothing was lost: {status:?}"));
+                    }
+                    Ok(())
+                });
                 return;
             }
             None => return,
@@ -182,7 +187,8 @@ async fn read(
 }
 
 /// A stream goes on from the cursor: nothing that it saw may be lost.
-fn resumed(actor: &Actor, reader: &Reader) {
+fn resumed(actor: &Actor, reader: &mut Reader) {
+    reader.saw_lost = false;
     actor.done("resumed", "a stream", |space| match reader.cursor {
         Some(cursor) if space.log.is_lost(cursor) => Err(format!("{cursor:?} is lost, and a stream goes on from it")),
         _ => Ok(()),

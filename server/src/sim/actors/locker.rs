@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Actor, PATIENCE, duration, millis, one_of, standing};
 use crate::sim::happens;
-use crate::sim::ledger::Belief;
+use crate::sim::ledger::{Belief, Claim};
 use crate::sim::net::{Failure, door, payload};
 
 const RESOURCES: [&str; 2] = ["gate", "well"];
@@ -70,18 +70,26 @@ async fn acquire(actor: &mut Actor) -> Option<Lease> {
         ttl,
         until: asked_at,
     };
-    believe(actor, &mut lease, asked_at + queued.unwrap_or_default());
     let (cursor, position) = (acquired.cursor, acquired.position);
+    believe(
+        actor,
+        &mut lease,
+        asked_at + queued.unwrap_or_default(),
+        &cursor,
+        position,
+    );
     actor.done("locked", &format!("{resource} with {token}"), |space| {
         standing(space, &cursor, position, |_| Ok(()))
     });
     Some(lease)
 }
 
-/// Counts a lease from when it was asked for.
-fn believe(actor: &Actor, lease: &mut Lease, from: Instant) {
+/// Counts a lease from when it was asked for, as a commit has it that may have been lost since.
+fn believe(actor: &Actor, lease: &mut Lease, from: Instant, cursor: &str, position: i64) {
     lease.until = from + lease.ttl;
-    if lease.is_believed() {
+    let claim = Claim { cursor, position };
+    let stands = actor.ledger().space(&actor.namespace).log.stands(&claim);
+    if lease.is_believed() && stands.is_ok_and(|stands| stands.is_some()) {
         let belief = Belief {
             who: actor.name.clone(),
             until: lease.until,
@@ -143,7 +151,7 @@ async fn renew(actor: &mut Actor, lease: &mut Lease) -> bool {
     let asked_at = Instant::now();
     match actor.client.once(PATIENCE, request, door!(locks.renew_lock)).await {
         Ok(renewed) => {
-            believe(actor, lease, asked_at);
+            believe(actor, lease, asked_at, &renewed.cursor, renewed.position);
             actor.done("renewed", lease.resource, |space| {
                 standing(space, &renewed.cursor, renewed.position, |_| Ok(()))
             });

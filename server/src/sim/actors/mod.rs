@@ -152,10 +152,15 @@ fn one_of<T: Copy>(some: &[T]) -> T {
     some[machine::random_range(0..some.len())]
 }
 
-/// Some of the capabilities, at least one.
-fn capabilities() -> Vec<drumline_proto::v1::Capability> {
+/// The workers with this in their names can do everything.
+pub const ABLE: &str = "able";
+
+/// Some of the capabilities, at least one; all of them, if the worker is to have them.
+fn capabilities(role: &str) -> Vec<drumline_proto::v1::Capability> {
     let sure = one_of(&CAPABILITIES);
-    let some = CAPABILITIES.iter().filter(|name| **name == sure || happens(0.5));
+    let some = CAPABILITIES
+        .iter()
+        .filter(|name| **name == sure || role.contains(ABLE) || happens(0.5));
     some.map(|name| drumline_proto::v1::Capability {
         name: (*name).to_owned(),
         ..Default::default()

@@ -24,7 +24,7 @@ pub(super) async fn run(mut actor: Actor) {
         namespace: actor.namespace.clone(),
         agent_id: actor.role.clone(),
         max_concurrent_tasks: 3,
-        capabilities: capabilities(),
+        capabilities: capabilities(&actor.role),
         session_ttl: duration(millis(1_500..4_000)),
         ..Default::default()
     };
@@ -53,7 +53,7 @@ pub(super) async fn run(mut actor: Actor) {
             }
             Err(failure) => actor.failed("connect", &failure),
         }
-        if let Some(ended) = session.take_if(|session| *session.ended.borrow()) {
+        if let Some(ended) = session.take_if(|session| session.ended.look(|ended| *ended)) {
             ended.end();
         }
         actor.rest(if happens(0.8) { 300 } else { 3_000 }).await;

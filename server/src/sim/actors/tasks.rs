@@ -14,6 +14,8 @@ use crate::sim::net::{Failure, door, payload};
 
 /// How long one wait for an end takes.
 const WAIT: Duration = Duration::from_secs(4);
+/// How many waits there are once nothing new is begun. What has not ended then is found in the store.
+const LAST_WAITS: u32 = 10;
 
 fn retry_policy() -> Option<v1::RetryPolicy> {
     Some(v1::RetryPolicy {
@@ -99,7 +101,9 @@ async fn cancel(actor: &mut Actor, task_id: &str) {
 
 /// Waits until a task has ended, and holds what it is told against what is committed.
 async fn await_end(actor: &mut Actor, task_id: &str) {
-    loop {
+    let mut patience = LAST_WAITS;
+    while actor.works() || patience > 0 {
+        patience -= u32::from(!actor.works());
         let request = v1::AwaitTaskRequest {
             namespace: actor.namespace.clone(),
             task_id: task_id.to_owned(),
@@ -227,7 +231,9 @@ async fn cancel_workflow(actor: &mut Actor, workflow_id: &str) {
 
 async fn await_workflow(actor: &mut Actor, workflow_id: &str) {
     let begun = Instant::now();
-    loop {
+    let mut patience = LAST_WAITS;
+    while actor.works() || patience > 0 {
+        patience -= u32::from(!actor.works());
         let request = v1::GetWorkflowRequest {
             namespace: actor.namespace.clone(),
             workflow_id: workflow_id.to_owned(),

@@ -19,7 +19,7 @@ pub(super) async fn run(mut actor: Actor) {
         namespace: actor.namespace.clone(),
         agent_id: actor.role.clone(),
         max_concurrent_tasks: 2,
-        capabilities: capabilities(),
+        capabilities: capabilities(&actor.role),
         session_ttl: duration(millis(1_500..4_000)),
         ..Default::default()
     };
@@ -54,12 +54,11 @@ pub(super) async fn run(mut actor: Actor) {
 
 /// Lives until the session is over.
 async fn live(actor: &mut Actor, session: Arc<Session>, ttl: Duration) {
-    let mut ended = session.ended.subscribe();
     let beats = beat(actor.another(), Arc::clone(&session), ttl);
     let polls = poll(actor.another(), Arc::clone(&session));
     tokio::select! {
         biased;
-        _ = ended.wait_for(|ended| *ended) => {}
+        () = session.ended.wait_for(|ended| *ended) => {}
         () = beats => {}
         () = polls => {}
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use drumline_proto::v1;
 use serde_json::json;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::{Actor, duration, millis, one_of, standing};
+use super::{ABLE, Actor, duration, millis, one_of, standing};
+use crate::machine::simulated::Switch;
 use crate::sim::happens;
 use crate::sim::net::{Failure, door, payload};
 
@@ -20,19 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(8);
 pub(super) struct Session {
     pub session_id: String,
     /// Set when the session is known to be over.
-    pub ended: watch::Sender<bool>,
+    pub ended: Switch<bool>,
 }
 
 impl Session {
     pub(super) fn new(session_id: String) -> Arc<Session> {
         Arc::new(Session {
             session_id,
-            ended: watch::Sender::new(false),
+            ended: Switch::new(false),
         })
     }
 
     pub(super) fn end(&self) {
-        self.ended.send_replace(true);
+        self.ended.change(|ended| *ended = true);
     }
 
     /// Whether a failure says that the session is over.
@@ -53,10 +53,9 @@ pub(super) async fn see_through(mut actor: Actor, session: Arc<Session>, assignm
         attempt: assignment.attempt,
         attempt_token: assignment.attempt_token,
     };
-    let mut ended = work.session.ended.subscribe();
     tokio::select! {
         biased;
-        _ = ended.wait_for(|ended| *ended) => {}
+        () = work.session.ended.wait_for(|ended| *ended) => {}
         () = work.run(&mut actor) => {}
     }
 }
@@ -72,7 +71,8 @@ struct Work {
 impl Work {
     async fn run(&self, actor: &mut Actor) {
         actor.rest(20).await;
-        if happens(0.05) {
+        // Whoever rejects a task is not given it again: one must be left who can do it.
+        if !actor.role.contains(ABLE) && happens(0.05) {
             return self.reject(actor).await;
         }
         if !self.accept(actor).await {

@@ -28,6 +28,7 @@ struct Lost {
     /// The last position that was kept.
     kept: i64,
     events: Vec<Arc<Event>>,
+    batches: i64,
 }
 
 /// What a client was told: that everything up to a cursor happened, and that something of it did.
@@ -58,7 +59,7 @@ impl Log {
 
     /// How often something was lost.
     pub fn losses(&self) -> usize {
-        self.lost.iter().filter(|lost| !lost.events.is_empty()).count()
+        self.lost.iter().filter(|lost| lost.batches > 0).count()
     }
 
     /// Whether what a cursor has seen was lost, in part.
@@ -136,9 +137,11 @@ impl Check for Log {
     fn failed_over(&mut self, namespace: &str, memory: &Memory) {
         let head = memory.head(namespace, Time(0));
         let kept = usize::try_from(head.position).unwrap_or(0);
+        let before = self.head.as_ref().map_or(0, |head| head.batch);
         self.lost.push(Lost {
             epoch: self.next_epoch,
             kept: head.position,
+            batches: before - head.batch,
             events: self.events.split_off(kept.min(self.events.len())),
         });
         self.head = (head.batch > 0).then_some(head);

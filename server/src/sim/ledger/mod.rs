@@ -277,6 +277,13 @@ impl Watcher for Eye {
             .committed(namespace, save, memory);
     }
 
+    fn opened(&mut self, epoch: i64) {
+        let mut ledger = self.0.lock().expect("no panic under this lock");
+        for space in ledger.spaces.values_mut() {
+            space.log.begin_epoch(epoch);
+        }
+    }
+
     fn failed_over(&mut self, failover: &Failover, memory: &Memory) {
         self.0
             .lock()

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 
 use super::step::{self, Step, ask};
 use super::{Head, Newest, Plan, Rows, Save, StoreError};
+use crate::machine::simulated::Switch;
 
 /// What the weather is like between the servers and the database, and in it. Chances are of 1.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ struct Link {
     /// The epoch that the database told last.
     epoch: AtomicI64,
     /// Whether nothing gets through.
-    cut: tokio::sync::watch::Sender<bool>,
+    cut: Switch<bool>,
 }
 
 /// An open transaction. Dropped, it is rolled back.
@@ -88,7 +89,7 @@ impl Database {
             server: Arc::clone(&self.server),
             link: Arc::new(Link {
                 epoch: AtomicI64::new(self.server.open()),
-                cut: tokio::sync::watch::Sender::new(false),
+                cut: Switch::new(false),
             }),
         }
     }
@@ -132,7 +133,7 @@ impl Database {
 impl Simulated {
     /// Cuts a server off from the database, or joins them again.
     pub fn set_cut(&self, cut: bool) {
-        self.link.cut.send_replace(cut);
+        self.link.cut.change(|was| *was = cut);
     }
 
     pub(super) async fn begin(&self, namespace: &str, plan: Plan) -> Result<(Transaction, Head, Rows), StoreError> {

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::OwnedMutexGuard;
 
 use super::memory::Memory;
 use super::{Link, Weather, gone};
 use crate::machine;
+use crate::machine::simulated::Switch;
 use crate::sessions::BeatRecord;
 use crate::store::{Save, StoreError, epoch};
 use crate::time::Time;
@@ -23,6 +24,8 @@ const LAX: Duration = Duration::from_millis(600);
 pub trait Watcher: Send {
     /// A save was made; `memory` is as it left it.
     fn committed(&mut self, namespace: &str, save: &Save, memory: &Memory);
+    /// Another server has it for itself from now on.
+    fn opened(&mut self, epoch: i64);
     /// A standby took over.
     fn failed_over(&mut self, failover: &Failover, memory: &Memory);
 }
@@ -40,9 +43,9 @@ pub(super) struct Server {
     pub(super) shared: bool,
     state: Mutex<State>,
     /// Whether it answers.
-    frozen: watch::Sender<bool>,
+    frozen: Switch<bool>,
     /// How often it has crashed: a transaction of a life before is over.
-    life: watch::Sender<u64>,
+    life: Switch<u64>,
 }
 
 pub(super) struct State {
@@ -96,8 +99,8 @@ impl Server {
         Server {
             shared,
             state: Mutex::new(state),
-            frozen: watch::Sender::new(false),
-            life: watch::Sender::new(0),
+            frozen: Switch::new(false),
+            life: Switch::new(0),
         }
     }
 
@@ -110,17 +113,21 @@ impl Server {
         if !self.shared {
             // Whoever had it before is gone, and so is what it had open.
             self.end_transactions();
-            self.state().raise();
+            let mut state = self.state();
+            let epoch = state.raise();
+            if let Some(watcher) = &mut state.watcher {
+                watcher.opened(epoch);
+            }
         }
         self.state().epoch
     }
 
     pub(super) fn freeze(&self) {
-        self.frozen.send_replace(true);
+        self.frozen.change(|frozen| *frozen = true);
     }
 
     pub(super) fn thaw(&self) {
-        self.frozen.send_replace(false);
+        self.frozen.change(|frozen| *frozen = false);
     }
 
     fn end_transactions(&self) {
@@ -128,7 +135,7 @@ impl Server {
         state.turns.clear();
         state.held.clear();
         drop(state);
-        self.life.send_modify(|life| *life += 1);
+        self.life.change(|life| *life += 1);
     }
 
     pub(super) fn crash(&self) {
@@ -167,9 +174,14 @@ impl Server {
         }
     }
 
-    /// Follows how often it has crashed.
-    pub(super) fn life(&self) -> watch::Receiver<u64> {
-        self.life.subscribe()
+    /// How often it has crashed.
+    pub(super) fn life(&self) -> u64 {
+        self.life.look(|life| *life)
+    }
+
+    /// Waits for the end of a life.
+    pub(super) async fn outlives(&self, life: u64) {
+        self.life.wait_for(|now| *now != life).await;
     }
 
     /// A message is on its way.
@@ -186,12 +198,10 @@ impl Server {
         if self.happens(|weather| weather.lost) {
             return Err(gone());
         }
-        let (mut frozen, mut cut) = (self.frozen.subscribe(), link.cut.subscribe());
         loop {
-            // Neither sender goes while it is waited for.
-            let _ = frozen.wait_for(|frozen| !frozen).await;
-            let _ = cut.wait_for(|cut| !cut).await;
-            if !*frozen.borrow() && !*cut.borrow() {
+            self.frozen.wait_for(|frozen| !frozen).await;
+            link.cut.wait_for(|cut| !cut).await;
+            if !self.frozen.look(|frozen| *frozen) {
                 break;
             }
         }
@@ -210,7 +220,7 @@ impl Server {
         let (turn, life) = {
             let mut state = self.state();
             let turn = Arc::clone(state.turns.entry(namespace.to_owned()).or_default());
-            (turn, *self.life.borrow())
+            (turn, self.life())
         };
         Turn {
             _turn: turn.lock_owned().await,
@@ -318,7 +328,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.server.state();
         // After a crash nothing is held, or somebody else holds it.
-        if self.life == *self.server.life.borrow() {
+        if self.life == self.server.life() {
             for key in std::mem::take(&mut self.held) {
                 state.held.remove(&(self.namespace.clone(), key));
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::server::{self, Server, Turn};
@@ -32,13 +32,13 @@ pub(super) async fn serve(server: Arc<Server>, link: Arc<Link>, namespace: Strin
             return;
         }
     };
-    let (mut life, began) = (server.life(), turn.life);
+    let began = turn.life;
     let (steps, mut asked) = mpsc::channel(1);
     let _ = reply.send(Ok((steps, head, rows)));
     loop {
         let step = tokio::select! {
             biased;
-            () = is_over(&mut life, began) => return,
+            () = server.outlives(began) => return,
             step = timeout(MAX_SILENCE, asked.recv()) => step,
         };
         match step {
@@ -46,7 +46,7 @@ pub(super) async fn serve(server: Arc<Server>, link: Arc<Link>, namespace: Strin
                 let load = timeout(server::PATIENCE, load(&server, &link, &mut turn, &plan));
                 let loaded = tokio::select! {
                     biased;
-                    () = is_over(&mut life, began) => Err(gone()),
+                    () = server.outlives(began) => Err(gone()),
                     loaded = load => loaded.unwrap_or_else(|_| Err(silent())),
                 };
                 let failed = loaded.is_err();
@@ -63,12 +63,6 @@ pub(super) async fn serve(server: Arc<Server>, link: Arc<Link>, namespace: Strin
     }
 }
 
-/// Waits for the end of the life in which a transaction began.
-async fn is_over(life: &mut watch::Receiver<u64>, began: u64) {
-    // The sender is the server's, which is there.
-    let _ = life.wait_for(|life| *life != began).await;
-}
-
 async fn open(
     server: &Arc<Server>,
     link: &Link,
@@ -77,11 +71,10 @@ async fn open(
 ) -> Result<(Turn, Head, Rows), StoreError> {
     loop {
         server.deliver(link).await?;
-        let mut life = server.life();
-        let began = *life.borrow_and_update();
+        let began = server.life();
         let turn = tokio::select! {
             biased;
-            () = is_over(&mut life, began) => continue,
+            () = server.outlives(began) => continue,
             turn = timeout(LOCK_PATIENCE, server.turn(namespace)) => turn,
         };
         let mut turn = turn.map_err(|_| StoreError::unavailable("others had their turn for too long"))?;
@@ -130,7 +123,6 @@ enum Fate {
 }
 
 async fn commit(server: &Arc<Server>, link: &Link, turn: Turn, save: Save, reply: Reply<()>) {
-    let mut life = server.life();
     // What makes the commit does not wait for those who ask for it, nor they for it.
     let (namespace, began) = (turn.namespace().to_owned(), turn.life);
     if server.happens(|weather| weather.unanswered) {
@@ -138,7 +130,7 @@ async fn commit(server: &Arc<Server>, link: &Link, turn: Turn, save: Save, reply
     }
     let delivered = tokio::select! {
         biased;
-        () = is_over(&mut life, began) => Ok(Err(gone())),
+        () = server.outlives(began) => Ok(Err(gone())),
         delivered = timeout(COMMIT_PATIENCE, server.deliver(link)) => delivered,
     };
     let answer = match delivered {
@@ -160,7 +152,7 @@ async fn unanswered(server: &Arc<Server>, turn: Turn, save: Save, reply: Reply<(
     let made = |save| server.state().commit(&namespace, save);
     let (early, late) = (machine::random_range(1..3_000), machine::random_range(1..3_000));
     server.travel().await;
-    if turn.life != *server.life().borrow() {
+    if turn.life != server.life() {
         let _ = reply.send(Err(gone()));
         return;
     }
@@ -174,7 +166,7 @@ async fn unanswered(server: &Arc<Server>, turn: Turn, save: Save, reply: Reply<(
             sleep(Duration::from_millis(early)).await;
             let _ = reply.send(Err(unknown()));
             sleep(Duration::from_millis(late)).await;
-            if turn.life == *server.life().borrow() {
+            if turn.life == server.life() {
                 let _ = made(save);
             }
             return;

@@ -74,7 +74,8 @@ fn name_before(place: &Option<Vec<Value>>) -> String {
     }
 }
 
-/// Whether there is an agent that may have a task, free or not. So many are looked at; if there are more, one may.
+/// Whether there is an agent that may have a task, free or not. So many are looked at; of those behind them nobody knows, and a task
+/// that waits for them might wait for ever.
 pub(in crate::tasks) fn another_could(world: &mut World, task: &Task) -> Decision<bool> {
     let queue = &super::queues::of(task);
     let after = [Value::Text(queue.capability.clone()), Value::Text(String::new())];
@@ -82,12 +83,8 @@ pub(in crate::tasks) fn another_could(world: &mut World, task: &Task) -> Decisio
         .offers
         .select_after(Offer::PRIMARY, &[], Some(&after), super::MAX_LOOKS)?;
     let ours = |offer: &&Arc<Offer>| offer.capability == queue.capability;
-    let is_cut = offers.len() == super::MAX_LOOKS && offers.iter().all(|offer| ours(&offer));
-    Ok(is_cut
-        || offers
-            .iter()
-            .filter(ours)
-            .any(|offer| admits(queue, &offer.agent_id, &offer.labels)))
+    let mut ours = offers.iter().filter(ours);
+    Ok(ours.any(|offer| admits(queue, &offer.agent_id, &offer.labels)))
 }
 
 /// Whether a queue's tasks may go to an agent.

@@ -220,6 +220,23 @@ fn who_does_not_accept_in_time_loses_the_task_to_another() {
 }
 
 #[test]
+fn where_nobody_accepts_in_time_the_last_has_the_task_again() {
+    let mut fleet = Fleet::new();
+    for agent_id in ["a", "b"] {
+        fleet.join(agent_id, &["lint"], labels(&[]), 1);
+    }
+    fleet.delegate(delegation("t", "lint")).unwrap();
+    for attempt in 1..=3 {
+        assert_eq!(
+            (fleet.task("t").state, fleet.task("t").attempt),
+            (TaskState::Assigned, attempt)
+        );
+        fleet.pass(SECOND * 10);
+    }
+    fleet.check();
+}
+
+#[test]
 fn the_only_agent_may_try_again_until_the_attempts_are_used_up() {
     let mut fleet = one_agent();
     let mut wanted = delegation("t", "lint");
