@@ -197,7 +197,8 @@ impl Hall {
         self.decide_in_a_transaction(batch, Some(newest.head)).await
     }
 
-    /// Opens a transaction and lets the jobs decide that have not. If what was remembered is not so any more, all decide anew.
+    /// Opens a transaction and lets the jobs decide that have not. If what was remembered is not so any more, or
+    /// others have decided on it long ago, all decide anew.
     async fn decide_in_a_transaction(
         &mut self,
         mut batch: Deciding,
@@ -211,15 +212,19 @@ impl Hall {
         };
         self.remembering.told(head.now);
         let mut loaded = Some((plan, rows));
-        if remembered.is_some_and(|remembered| !is_still(&remembered, &head)) {
+        let is_late = head.now.since(batch.world.now()) > SILENCE && !batch.decided.is_empty();
+        let is_wrong = remembered.is_some_and(|remembered| !is_still(&remembered, &head));
+        if is_wrong {
             self.remembering.was_wrong();
+        }
+        if is_wrong || is_late {
             let care = batch.care;
             batch = Deciding::new(self.new_world(), batch.into_jobs(), care);
             loaded = None;
         }
-        match batch.decided.is_empty() {
-            true => batch.world.set_head(self.next_head(&head)),
-            false => batch.world.set_now(head.now),
+        // A batch has one time: that of its first decision.
+        if batch.decided.is_empty() {
+            batch.world.set_head(self.next_head(&head));
         }
         for _ in 0..MAX_LOADS {
             let (plan, rows) = match loaded.take() {

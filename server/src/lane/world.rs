@@ -206,7 +206,7 @@ impl World {
         }
     }
 
-    /// Moves the time on.
+    /// Moves the time of a whole world on.
     pub fn set_now(&mut self, now: Time) {
         self.head.now = self.head.now.max(now);
     }

@@ -279,7 +279,9 @@ impl Store {
         let (transaction, head, rows) = self.begin(namespace, plan).await?;
         let batches = rows.into_iter().flat_map(|rows| rows.by_key);
         let batch = batches.map(BatchRecord::from_columns).next().transpose()?;
-        if head.batch + 1 != save.head.batch || batch.is_none_or(|batch| batch.batch_id != newest) {
+        let is_newest = head.batch + 1 == save.head.batch && batch.is_some_and(|batch| batch.batch_id == newest);
+        // An epoch that has begun meanwhile has to be in what is decided.
+        if !is_newest || self.epoch() > save.head.epoch {
             return Err(overtaken());
         }
         if head.now.since(save.head.now) > MAX_DELAY {

@@ -166,13 +166,19 @@ async fn commit(shared: &Shared, connection: Connection, namespace: &str, save: 
 /// Saves and commits a batch in one round trip, if what it was decided on is so still.
 pub(super) async fn append(shared: &Shared, namespace: &str, newest: &str, save: &Save) -> Result<Time, StoreError> {
     let connection = patiently(async || Connection::get(&shared.writers).await).await?;
-    if !shared.lineage.trusts(connection.made()) {
-        return Err(outdated());
-    }
     let requests = match prepare_append(&shared.preparer(&connection, namespace), newest, save).await {
         Ok(requests) => requests,
         Err(failure) => return Err(give_up(connection, failure).await.into()),
     };
+    // The last moment to hear of a later history. An epoch that began when this connection was made has to be in what is decided.
+    let is_trusted = shared.lineage.trusts(connection.made());
+    if !is_trusted || shared.lineage.epoch() > save.head.epoch {
+        drop(requests);
+        if is_trusted {
+            connection.release();
+        }
+        return Err(overtaken());
+    }
     match send_commit(&connection, &requests).await {
         Outcome::Committed(answers) => {
             drop(requests);
