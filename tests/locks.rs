@@ -170,6 +170,8 @@ async fn a_wait_ends_in_time_and_leaves_the_queue() {
             (Code::Aborted, "LOCK_WAIT_TIMEOUT")
         );
         assert_eq!(metadata_of(&refused, "queue_length"), "0");
+        assert_eq!(metadata_of(&refused, "holder_id"), "a");
+        assert!(metadata_of(&refused, "expire_time").ends_with('Z'));
         let mut hurried = Request::new(waiting(&stage, "r", "b"));
         hurried.set_timeout(Duration::from_secs(1));
         let refused = stage.locks().acquire_lock(hurried).await.unwrap_err();

@@ -61,7 +61,8 @@ pub enum Bus {
 impl Bus {
     /// A bus through Redis for the replicas over one store. Connecting goes on in the background, for ever: the server works without.
     ///
-    /// `store_id` names the store and keys the seal of the hints, so it is as secret as what is in the database; it is not sent to Redis.
+    /// `store_id` names the store and where it is, and keys the seal of the hints, so it is as secret as what is in the database; it is not
+    /// sent to Redis.
     /// Whole hints hold what was committed, payloads included. Must be called in a tokio runtime.
     ///
     /// # Errors

@@ -138,19 +138,22 @@ pub fn not_found(resource_id: &str) -> Refusal {
     Refusal::new(Reason::LockNotFound, format!("nobody holds {resource_id}")).with("resource_id", resource_id)
 }
 
-/// The refusal of a caller in whose way another holder stands: LOCK_HELD, or LOCK_WAIT_TIMEOUT with the same metadata.
+/// The refusal of a caller in whose way another stands: LOCK_HELD, or LOCK_WAIT_TIMEOUT with the same metadata. What it says of the holder
+/// is left out where there is none.
 pub fn in_the_way(reason: Reason, resource_id: &str, lock: Option<&Lock>) -> Refusal {
-    let message = match lock {
-        Some(lock) if lock.is_held() => format!("{resource_id} is held by {}", lock.holder_id),
-        _ => format!("{resource_id} is being handed over"),
+    let (holder, message) = match lock {
+        Some(lock) if lock.is_held() => (Some(lock), format!("{resource_id} is held by {}", lock.holder_id)),
+        Some(_) => (None, format!("{resource_id} is being handed over")),
+        None => (None, format!("{resource_id} is free again")),
     };
-    let refusal = Refusal::new(reason, message).with("resource_id", resource_id);
-    match lock {
+    let refusal = Refusal::new(reason, message)
+        .with("resource_id", resource_id)
+        .with("queue_length", lock.map_or(0, |lock| lock.queue_length));
+    match holder {
         None => refusal,
         Some(lock) => refusal
             .with("holder_id", &lock.holder_id)
             .with("agent_id", &lock.agent_id)
-            .with("expire_time", lock.expires_at().rfc3339())
-            .with("queue_length", lock.queue_length),
+            .with("expire_time", lock.expires_at().rfc3339()),
     }
 }

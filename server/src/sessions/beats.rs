@@ -42,6 +42,7 @@ struct Lives {
 }
 
 struct Beat {
+    agent_id: String,
     last: Instant,
     ttl: Duration,
     /// Whether the last sign of life was not heard here.
@@ -222,6 +223,11 @@ impl Beats {
         self.wake_if_earlier(lives);
     }
 
+    /// Whose a session is; nothing if it is not known here.
+    pub fn agent_of(&self, namespace: &str, session_id: &str) -> Option<String> {
+        self.lock().get(namespace, session_id).map(|beat| beat.agent_id.clone())
+    }
+
     /// When a session was last heard of.
     pub fn last(&self, namespace: &str, session_id: &str) -> Option<Instant> {
         self.lock().get(namespace, session_id).map(|beat| beat.last)
@@ -290,7 +296,8 @@ impl Lives {
             self.is_earlier = true;
         }
         let sessions = self.by_namespace.entry(Arc::clone(namespace)).or_default();
-        let beat = sessions.entry(session.session_id.clone()).or_insert(Beat {
+        let beat = sessions.entry(session.session_id.clone()).or_insert_with(|| Beat {
+            agent_id: session.agent_id.clone(),
             last: now,
             ttl: session.ttl,
             elsewhere: false,

@@ -20,6 +20,9 @@ use crate::store::{Newest, StoreError};
 const POLL: Duration = Duration::from_millis(250);
 /// How often while nobody does: timers and deaths that another server left behind are found then.
 const SLOW_POLL: Duration = Duration::from_secs(1);
+/// The least time from one look to the next, however often something may have been missed: who can publish on the bus's channel can say so
+/// without end.
+const BREATH: Duration = Duration::from_millis(25);
 /// How long a missing batch is waited for before it is read, while hints come.
 const GRACE: Duration = Duration::from_millis(3);
 
@@ -56,7 +59,7 @@ pub(super) async fn run(
         None => return,
     };
     let mut hears = true;
-    let mut poll_at = Instant::now();
+    let mut polls = Polls::new(Instant::now());
     loop {
         crate::select! {
             heard = hints.recv(), if hears => {
@@ -69,7 +72,7 @@ pub(super) async fn run(
                             None => shared.told(&hint.namespace, hint.head.batch, hint.head.epoch),
                         }
                     }
-                    Some(Heard::Interrupted) => poll_at = Instant::now(),
+                    Some(Heard::Interrupted) => polls.hurry(Instant::now()),
                     None => hears = false,
                 }
             }
@@ -77,14 +80,36 @@ pub(super) async fn run(
                 let (Some(shared), Some(namespace)) = (shared.upgrade(), namespace) else { return };
                 machine::spawn(async move { shared.fetch(&namespace).await });
             }
-            () = tokio::time::sleep_until(poll_at), if is_shared => {
+            () = tokio::time::sleep_until(polls.next), if is_shared => {
                 let Some(shared) = shared.upgrade() else { return };
                 let pause = if shared.is_watched() { POLL } else { SLOW_POLL };
                 shared.poll().await;
-                poll_at = Instant::now() + pause;
+                polls.done(Instant::now(), pause);
             }
             () = draining.cancelled() => return,
         }
+    }
+}
+
+/// When the store is asked what is new.
+struct Polls {
+    next: Instant,
+    /// Not before this.
+    rested: Instant,
+}
+
+impl Polls {
+    fn new(now: Instant) -> Polls {
+        Polls { next: now, rested: now }
+    }
+
+    /// Something may have been missed: at once, unless that was just now.
+    fn hurry(&mut self, now: Instant) {
+        self.next = self.next.min(self.rested.max(now));
+    }
+
+    fn done(&mut self, now: Instant, pause: Duration) {
+        (self.next, self.rested) = (now + pause, now + BREATH);
     }
 }
 
@@ -138,5 +163,30 @@ impl Shared {
         spaces
             .values()
             .any(|space| space.feed().is_some_and(|feed| feed.is_watched()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_missed_is_looked_for_at_once_and_not_without_end() {
+        let start = Instant::now();
+        let mut polls = Polls::new(start);
+        polls.done(start, SLOW_POLL);
+        let (mut looks, tick) = (Vec::new(), Duration::from_millis(1));
+        // After a while of quiet somebody says a thousand times in a second that something was missed.
+        for millis in 100..1_100 {
+            let now = start + tick * millis;
+            polls.hurry(now);
+            if polls.next <= now {
+                looks.push(millis);
+                polls.done(now, POLL);
+            }
+        }
+        assert_eq!(looks[..3], [100, 125, 150]);
+        assert_eq!(looks.len(), 40);
+        assert_eq!(polls.next, start + tick * 1_100, "and once more for what was said last");
     }
 }

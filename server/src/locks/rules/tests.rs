@@ -126,6 +126,11 @@ fn refused<T: std::fmt::Debug>(world: &mut World, rule: impl FnOnce(&mut World) 
     world.attempt(rule).unwrap_err().reason()
 }
 
+/// What a refusal has metadata of.
+fn said(refusal: &Refusal) -> Vec<&'static str> {
+    refusal.metadata().iter().map(|(key, _)| *key).collect()
+}
+
 fn give_back(world: &mut World, token: i64) -> Result<(), Refusal> {
     let wish = Release {
         resource_id: RESOURCE.to_owned(),

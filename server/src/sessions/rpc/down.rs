@@ -26,6 +26,15 @@ pub(super) struct Down {
     last: Option<mpsc::OwnedPermit<Sent>>,
 }
 
+/// Whether somebody reads a stream. Does not keep the stream open.
+pub(super) struct Reader(mpsc::WeakSender<Sent>);
+
+impl Reader {
+    pub(super) fn is_gone(&self) -> bool {
+        self.0.upgrade().is_none_or(|sender| sender.is_closed())
+    }
+}
+
 /// Why a stream ends.
 pub(super) enum Ending {
     /// The agent is gone, or cannot be reached.
@@ -72,6 +81,11 @@ impl Down {
         }
     }
 
+    /// Whether somebody reads, for who asks later.
+    pub(super) fn reader(&self) -> Reader {
+        Reader(self.sender.downgrade())
+    }
+
     /// Resolves when nobody reads any more.
     pub(super) async fn closed(&self) {
         self.sender.closed().await;
@@ -98,6 +112,19 @@ pub(super) fn too_slow(cursor: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn whoever_asks_later_learns_that_nobody_reads() {
+        let (down, receiver) = Down::new();
+        let reader = down.reader();
+        assert!(!reader.is_gone());
+        drop(receiver);
+        assert!(reader.is_gone());
+        let (down, _receiver) = Down::new();
+        let reader = down.reader();
+        down.end(None);
+        assert!(reader.is_gone());
+    }
 
     #[tokio::test]
     async fn an_agent_that_does_not_read_learns_why_it_was_cut_off() {

@@ -27,7 +27,7 @@ pub(super) struct Opened {
     pub(super) request_number: u64,
     pub(super) context: Context,
     pub(super) registered: Registered,
-    /// Whether the session may hold tasks from before.
+    /// Whether the session has tasks, some perhaps from before.
     pub(super) goes_on: bool,
     pub(super) feed: Arc<Feed>,
     /// What is meant for the agent, from before the stream was opened.
@@ -74,22 +74,27 @@ pub(super) async fn open(
         }
     };
     let opened = match hello {
-        Hello::Register(register) => by_registering(app, call, register).await,
-        Hello::Resume(resume) => by_resuming(app, call, resume).await,
+        Hello::Register(register) => by_registering(app, call, register, down).await,
+        Hello::Resume(resume) => by_resuming(app, call, resume, down).await,
     };
     let mut opened = opened.map_err(Ending::Over)?;
     opened.request_number = first.request_number;
     Ok(opened)
 }
 
-async fn by_registering(app: &Arc<App>, call: &Context, request: v1::RegisterAgentRequest) -> Result<Opened, Refusal> {
+async fn by_registering(
+    app: &Arc<App>,
+    call: &Context,
+    request: v1::RegisterAgentRequest,
+    down: &Down,
+) -> Result<Opened, Refusal> {
     let context = call.of_a_frame(&request.namespace)?;
     let call = context.call("RegisterAgent", &request.request_id, &request, Urgency::High);
     let mut registering = Registering::new(app, request, app.defaults.stream_session_ttl, &context.traceparent)?;
     if let Some(session_id) = &registering.resume
         && registering.registration.agent_id.is_empty()
     {
-        registering.registration.agent_id = find(app, &context, session_id).await?.agent_id;
+        registering.registration.agent_id = agent_of(app, &context, session_id).await?;
     }
     // First the events, then the generation: what is assigned from then on is not missed.
     let feed = app.tail.feed(&context.namespace).await?;
@@ -119,53 +124,66 @@ async fn by_registering(app: &Arc<App>, call: &Context, request: v1::RegisterAge
         let session = &committed.answer.session;
         let agent_id = session.agent_id.clone();
         let events = feed.subscribe(filter(&agent_id));
-        let committed = connect(app, &context, &session.session_id, &agent_id).await?;
+        let committed = connect(app, &context, &session.session_id, &agent_id, down).await?;
         return Ok(opened(context, committed, feed, events));
     }
     Ok(opened(context, committed, feed, events))
 }
 
-async fn by_resuming(app: &Arc<App>, call: &Context, request: v1::ResumeSession) -> Result<Opened, Refusal> {
+async fn by_resuming(
+    app: &Arc<App>,
+    call: &Context,
+    request: v1::ResumeSession,
+    down: &Down,
+) -> Result<Opened, Refusal> {
     let mut check = Check::default();
     let session_id = check.id("session_id", &request.session_id);
     check.finish()?;
     let context = call.of_a_frame(&request.namespace)?;
-    let agent_id = find(app, &context, &session_id).await?.agent_id;
+    let agent_id = agent_of(app, &context, &session_id).await?;
     let feed = app.tail.feed(&context.namespace).await?;
     let events = feed.subscribe(filter(&agent_id));
-    let committed = connect(app, &context, &session_id, &agent_id).await?;
+    let committed = connect(app, &context, &session_id, &agent_id, down).await?;
     Ok(opened(context, committed, feed, events))
 }
 
-/// A live session, as the store has it.
-async fn find(app: &App, context: &Context, session_id: &str) -> Result<Session, Refusal> {
+/// Whose session it is: by what is known here of the living, else by the store. Whether it may act is for the lane to decide.
+async fn agent_of(app: &App, context: &Context, session_id: &str) -> Result<String, Refusal> {
+    if let Some(agent_id) = app.beats.agent_of(&context.namespace, session_id) {
+        return Ok(agent_id);
+    }
     let session = app
         .store
         .get::<Session>(&context.namespace, &session_id.to_owned())
         .await
         .map_err(|error| refusal_of(&error))?;
     match session {
-        Some(session) if session.is_live() => Ok(session),
+        Some(session) if session.is_live() => Ok(session.agent_id),
         Some(session) => Err(rules::ended(&session)),
         None => Err(rules::unknown()),
     }
 }
 
-/// Raises the generation of a session's stream.
+/// Raises the generation of a session's stream, unless whoever asked for that has gone meanwhile: where thousands come back at once, some lose
+/// patience, and a stream that nobody reads would have to be opened and then be seen to break.
 async fn connect(
     app: &App,
     context: &Context,
     session_id: &str,
     agent_id: &str,
+    down: &Down,
 ) -> Result<Committed<Registered>, Refusal> {
     let (session_id, agent_id) = (session_id.to_owned(), agent_id.to_owned());
     let wanted = (session_id.clone(), agent_id.clone());
-    let beats = app.beats.clone();
+    let (beats, reader) = (app.beats.clone(), down.reader());
     app.lanes
         .run(
             Call::internal(&context.namespace, Urgency::High),
             move |world| rules::want_agent(world, &wanted.0, &wanted.1),
             move |world| {
+                if reader.is_gone() {
+                    return Err(gone().into());
+                }
                 let session = rules::connect(world, &session_id)?;
                 let agent = world.agents.get(&agent_id)?.ok_or_else(rules::unknown)?;
                 beats.revive(world, &session);
@@ -183,7 +201,7 @@ fn opened(context: Context, committed: Committed<Registered>, feed: Arc<Feed>, e
     Opened {
         request_number: 0,
         context,
-        goes_on: committed.answer.resumed,
+        goes_on: committed.answer.resumed && committed.answer.session.in_flight > 0,
         registered: committed.answer,
         feed,
         events,
@@ -192,6 +210,11 @@ fn opened(context: Context, committed: Committed<Registered>, feed: Arc<Feed>, e
             position: committed.position,
         },
     }
+}
+
+/// Said where nobody hears it.
+fn gone() -> Refusal {
+    Refusal::new(Reason::DeadlineExceeded, "the stream ended before it was opened")
 }
 
 fn draining() -> Refusal {

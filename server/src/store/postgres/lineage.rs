@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use tokio_postgres::{Client, GenericClient, Transaction};
 
-use super::connection::{Failure, Target, set_up};
+use super::connection::{Failure, PATIENCE, Target, set_up};
+use super::statements::NO_TIMEOUT;
 use crate::store::migrations::{self, Applied, Migrating, Migration, Steps};
 use crate::store::{StoreError, epoch};
 
@@ -33,6 +34,8 @@ struct Identity {
 pub(super) struct Lineage {
     /// Made with the tables.
     store_id: String,
+    /// The same, with where it is.
+    id: String,
     view: Mutex<View>,
 }
 
@@ -59,6 +62,7 @@ impl Lineage {
         alone(target, async |client| {
             let identity = identify(client).await?;
             let (epoch, store_id) = settle(client, &identity, Seen::First(migrating)).await?;
+            let id = format!("{store_id} in {} of {}", place(client).await?, identity.system);
             let view = View {
                 identity,
                 epoch,
@@ -67,15 +71,17 @@ impl Lineage {
             };
             Ok(Lineage {
                 store_id,
+                id,
                 view: Mutex::new(view),
             })
         })
         .await
     }
 
-    /// What tells this database from others.
-    pub(super) fn store_id(&self) -> &str {
-        &self.store_id
+    /// What tells this store from others, and from copies of it that a dump was restored to: a copy of the files is the same to the last
+    /// bit.
+    pub(super) fn id(&self) -> &str {
+        &self.id
     }
 
     /// The epoch that commits are made in.
@@ -162,7 +168,7 @@ pub(super) async fn upgrade(target: &Target) -> Result<Steps, StoreError> {
         let transaction = lock(client).await?;
         let applied = applied(&transaction).await?;
         migrate(&transaction, migrations::pending(&applied, |step| step.postgres)?).await?;
-        transaction.commit().await.map_err(failed)?;
+        commit(transaction).await?;
         migrations::steps(&applied, |step| step.postgres)
     })
     .await
@@ -179,7 +185,7 @@ pub(super) async fn raise_epoch(target: &Target) -> Result<(Option<i64>, i64), S
         }
         let before = epoch_in(&meta(&transaction).await?);
         let epoch = raise(&transaction, &identity, before).await?;
-        transaction.commit().await.map_err(failed)?;
+        commit(transaction).await?;
         Ok((before, epoch))
     })
     .await
@@ -298,8 +304,26 @@ async fn settle(client: &mut Client, identity: &Identity, seen: Seen) -> Result<
             store_id
         }
     };
-    transaction.commit().await.map_err(failed)?;
+    commit(transaction).await?;
     Ok((epoch, store_id))
+}
+
+/// Commits, however long that takes: a wait for a standby that a timeout ends would count as done without the standby.
+async fn commit(transaction: Transaction<'_>) -> Result<(), StoreError> {
+    transaction.batch_execute(NO_TIMEOUT).await.map_err(failed)?;
+    let mut committed = std::pin::pin!(transaction.commit());
+    if let Ok(committed) = tokio::time::timeout(PATIENCE, &mut committed).await {
+        return committed.map_err(failed);
+    }
+    tracing::warn!("a commit takes long: is a synchronous standby missing?");
+    committed.await.map_err(failed)
+}
+
+/// Where in its server the store is: the database and the table in it, as the server numbers them.
+async fn place(client: &Client) -> Result<String, StoreError> {
+    let place =
+        "SELECT oid::text || '/' || 'meta'::regclass::oid::text FROM pg_database WHERE datname = current_database()";
+    Ok(client.query_one(place, &[]).await.map_err(failed)?.get(0))
 }
 
 /// What is noted of the database as a whole.

@@ -252,7 +252,7 @@ impl Postgres {
     }
 
     pub(super) fn id(&self) -> &str {
-        self.shared.lineage.store_id()
+        self.shared.lineage.id()
     }
 
     /// Does something whether or not it is waited for: a call that is given up must not cost its connection.

@@ -165,7 +165,9 @@ fn a_queue_of_a_thousand_dead_is_cleared_in_bounded_steps() {
     while !lock(world).unwrap().is_held() {
         let vacant = lock(world).unwrap();
         assert!(vacant.due_at <= world.now());
-        assert_eq!(refused(world, |world| acquire(world, &wish("x"))), Reason::LockHeld);
+        let refusal = world.attempt(|world| acquire(world, &wish("x"))).unwrap_err();
+        assert_eq!(refusal.reason(), Reason::LockHeld);
+        assert_eq!(said(&refusal), ["resource_id", "queue_length"], "nobody holds it");
         assert_eq!(
             refused(world, |world| check_guards(world, &guard(0))),
             Reason::StaleFencingToken
@@ -175,6 +177,17 @@ fn a_queue_of_a_thousand_dead_is_cleared_in_bounded_steps() {
     }
     assert!((20..=40).contains(&steps), "{steps} steps");
     assert_eq!(lock(world).unwrap().holder_id, "last");
+}
+
+#[test]
+fn a_wait_in_vain_tells_who_holds_it_then_or_that_nobody_does() {
+    let world = &mut world();
+    let first = get(world, &wish("a"));
+    let told = |lock: Option<Arc<Lock>>| in_the_way(Reason::LockWaitTimeout, RESOURCE, lock.as_deref());
+    let of_holder = ["holder_id", "agent_id", "expire_time"];
+    assert_eq!(said(&told(lock(world)))[2..], of_holder);
+    give_back(world, first.token).unwrap();
+    assert_eq!(said(&told(lock(world))), ["resource_id", "queue_length"]);
 }
 
 #[test]

@@ -29,6 +29,43 @@ async fn another_history_raises_the_epoch() {
 }
 
 #[tokio::test]
+async fn no_commit_has_a_timeout_that_could_cut_its_wait_for_a_standby_short() {
+    let Some(schema) = Schema::new().await else {
+        return;
+    };
+    let store = Postgres::connect(&schema.url).await.expect("a database");
+    let client = schema.client().await;
+    // Looks at each commit in the moment in which it is made.
+    client
+        .batch_execute(
+            "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF current_setting('statement_timeout') <> '0' THEN RAISE EXCEPTION 'a timeout'; END IF; RETURN NULL; END $$; \
+             CREATE CONSTRAINT TRIGGER look AFTER INSERT OR UPDATE ON meta DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION look(); \
+             CREATE CONSTRAINT TRIGGER look AFTER INSERT ON batches DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION look(); \
+             SET statement_timeout = '60s'",
+        )
+        .await
+        .expect("a watch over commits");
+    let change = "UPDATE meta SET value = value WHERE name = 'timeline'";
+    client.execute(change, &[]).await.expect_err("it sees a timeout");
+    client
+        .batch_execute(&format!("BEGIN; SET LOCAL statement_timeout = 0; {change}; COMMIT"))
+        .await
+        .expect("it sees that there is none");
+
+    save(&store, Vec::new()).await.expect("a batch");
+    Postgres::raise_epoch(&schema.url).await.expect("an epoch");
+    client
+        .batch_execute("BEGIN; SET LOCAL statement_timeout = 0; UPDATE meta SET value = '00000000' WHERE name = 'timeline'; COMMIT")
+        .await
+        .expect("another history");
+    let promoted = Postgres::connect(&schema.url).await.expect("a database");
+    assert!(promoted.epoch() > store.epoch() + 1);
+}
+
+#[tokio::test]
 async fn servers_that_start_together_make_the_tables_once() {
     let Some(schema) = Schema::new().await else {
         return;
@@ -72,7 +109,9 @@ async fn nothing_is_committed_below_an_epoch_that_was_heard_of() {
     let store = Postgres::connect(&schema.url).await.expect("a database");
     let client = schema.client().await;
     save(&store, Vec::new()).await.expect("a commit");
-    let (epoch, store_id) = (store.epoch(), store.id().to_owned());
+    let epoch = store.epoch();
+    let store_id = "SELECT value FROM meta WHERE name = 'store_id'";
+    let store_id: String = client.query_one(store_id, &[]).await.expect("a row").get(0);
     let (open, head, _) = store.begin("a", Plan::new()).await.expect("a transaction");
 
     store.heard_of(epoch + 3);
@@ -97,6 +136,30 @@ async fn nothing_is_committed_below_an_epoch_that_was_heard_of() {
     // What is old says nothing new.
     store.heard_of(epoch + 1);
     save(&store, Vec::new()).await.expect("a commit");
+}
+
+#[tokio::test]
+async fn a_copy_made_of_a_dump_is_another_store_and_a_promoted_standby_is_not() {
+    let (Some(schema), Some(copied)) = (Schema::new().await, Schema::new().await) else {
+        return;
+    };
+    let store = Postgres::connect(&schema.url).await.expect("a database");
+    assert_eq!(Postgres::connect(&schema.url).await.expect("again").id(), store.id());
+    drop(Postgres::connect(&copied.url).await.expect("its tables"));
+    let dump = "SELECT name, value FROM meta";
+    for row in schema.client().await.query(dump, &[]).await.expect("rows") {
+        note(&copied.client().await, row.get(0), row.get(1)).await;
+    }
+    let copy = Postgres::connect(&copied.url).await.expect("the copy");
+    assert_eq!(copy.epoch(), store.epoch(), "it is a copy");
+    assert_ne!(copy.id(), store.id());
+
+    note(&schema.client().await, "timeline", "00000000").await;
+    let promoted = Postgres::connect(&schema.url)
+        .await
+        .expect("a standby that was promoted");
+    assert!(promoted.epoch() > store.epoch());
+    assert_eq!(promoted.id(), store.id());
 }
 
 #[tokio::test]
