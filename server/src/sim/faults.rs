@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::world::World;
 use crate::machine::random_range;
@@ -78,29 +78,30 @@ fn span() -> Duration {
 /// Lets things happen for a while, and ends when everything has ended that happened.
 pub async fn rage(world: &Arc<World>) {
     let plan = &world.plan;
-    let until = tokio::time::Instant::now() + plan.work;
+    let until = Instant::now() + plan.work;
     let mut under_way = Vec::new();
     loop {
         let pause = random_range(plan.between_faults.clone());
-        if plan.faults.is_empty() || tokio::time::Instant::now() + pause >= until {
+        if plan.faults.is_empty() || Instant::now() + pause >= until {
             break;
         }
         sleep(pause).await;
         let kind = plan.faults[random_range(0..plan.faults.len())];
         let world = Arc::clone(world);
-        under_way.push(tokio::spawn(async move { happen(&world, kind).await }));
+        under_way.push(tokio::spawn(async move { happen(&world, kind, until).await }));
     }
-    tokio::time::sleep_until(until).await;
+    sleep_until(until).await;
     for fault in under_way {
         fault.await.expect("no panic");
     }
 }
 
-async fn happen(world: &Arc<World>, kind: Kind) {
+/// Something begins, and ends after a while, at the latest when everything does.
+async fn happen(world: &Arc<World>, kind: Kind, until: Instant) {
     let (server, actor, span) = (
         random_range(0..world.plan.servers),
         random_range(0..world.actors().max(1)),
-        span(),
+        span().min(until - Instant::now()),
     );
     let note = |detail: String| world.ledger().note(kind.name(), || detail);
     match kind {

@@ -1,5 +1,6 @@
 //! What a seed makes of a run: how many there are of everything, how bad the weather is, and what can happen. Each run has only some of
-//! it, so that what hides behind one kind of trouble is found by a run without that.
+//! it, so that what hides behind one kind of trouble is found by a run without that. Runs are short: many beginnings find more than a
+//! long life.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -30,6 +31,14 @@ pub struct Plan {
     pub between_faults: Range<Duration>,
 }
 
+/// How long a run may be, in milliseconds: one of these. Some are longer than every TTL and every patience.
+const LONGEST: [u64; 3] = [3_000, 6_000, 12_000];
+
+/// How many there are of a role.
+fn some(most: usize) -> usize {
+    if happens(0.5) { random_range(1..=most) } else { 0 }
+}
+
 fn micros(range: Range<u64>) -> Range<Duration> {
     Duration::from_micros(range.start)..Duration::from_micros(range.end)
 }
@@ -46,8 +55,8 @@ impl Plan {
             shared,
             servers,
             bus: happens(0.8),
-            actors: ROLES.iter().map(|(_, most, _)| random_range(0..=*most)).collect(),
-            work: Duration::from_millis(random_range(4_000..15_000)),
+            actors: ROLES.iter().map(|(_, most, _)| some(*most)).collect(),
+            work: Duration::from_millis(random_range(1_000..LONGEST[random_range(0..LONGEST.len())])),
             store_weather: store::simulated::Weather {
                 latency: micros(100..random_range(500..20_000)),
                 lost: rough(0.02),
@@ -68,9 +77,9 @@ impl Plan {
             },
             faults: kinds.copied().filter(|_| happens(0.4)).collect(),
             between_faults: if eager {
-                Duration::from_millis(100)..Duration::from_secs(1)
+                Duration::from_millis(50)..Duration::from_millis(700)
             } else {
-                Duration::from_millis(500)..Duration::from_secs(5)
+                Duration::from_millis(300)..Duration::from_secs(3)
             },
         }
     }
