@@ -24,6 +24,8 @@ mod filter;
 mod follow;
 mod read;
 mod space;
+#[cfg(test)]
+mod tests;
 mod track;
 
 use std::sync::{Arc, Mutex};
