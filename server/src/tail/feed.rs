@@ -230,7 +230,9 @@ impl Feed {
             let message = "the cursor is from an epoch whose end was lost: what it saw may not have happened";
             return Err(out_of_range("LOST", message, earliest, state.position));
         }
-        if cursor.epoch > state.epoch || cursor.position > state.position {
+        // Of an epoch in which nothing was committed yet only the store knows.
+        let epoch = state.epoch.max(self.store.epoch());
+        if cursor.epoch > epoch || cursor.position > state.position {
             return Err(out_of_range(
                 "AHEAD",
                 "the cursor is ahead of the log",

@@ -25,6 +25,8 @@ mod follow;
 mod read;
 mod recent;
 mod space;
+#[cfg(test)]
+mod tests;
 mod track;
 
 use std::sync::{Arc, Mutex};

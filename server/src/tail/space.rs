@@ -117,14 +117,21 @@ impl Space {
         if let Some(feed) = self.feed() {
             return Ok(feed);
         }
-        let (head, epochs) = read::epochs(&shared.store, &self.namespace)
-            .await
-            .map_err(|error| refusal_of(&error))?;
-        let feed = Arc::new(Feed::new(Arc::clone(&self.namespace), shared.store.clone()));
-        let mut state = self.lock();
-        feed.begin(state.track.place(), &head, epochs, shared.store.epoch());
-        state.feed = Some(Arc::clone(&feed));
-        Ok(feed)
+        loop {
+            let (head, epochs) = read::epochs(&shared.store, &self.namespace)
+                .await
+                .map_err(|error| refusal_of(&error))?;
+            let mut state = self.lock();
+            let place = state.track.place();
+            if place.batch > head.batch && place.epoch > head.epoch {
+                // The first batch of an epoch was handed on meanwhile: what was read does not say where that began.
+                continue;
+            }
+            let feed = Arc::new(Feed::new(Arc::clone(&self.namespace), shared.store.clone()));
+            feed.begin(place, &head, epochs, shared.store.epoch());
+            state.feed = Some(Arc::clone(&feed));
+            return Ok(feed);
+        }
     }
 
     async fn read_all(&self, shared: &Shared) -> Result<(), StoreError> {

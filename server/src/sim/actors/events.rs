@@ -95,6 +95,8 @@ struct Reader {
     cursor: Option<Cursor>,
     /// Everything up to here was seen.
     seen: i64,
+    /// Whether the cursor was good when it was sent: a stream that goes on from it may have begun before something was lost.
+    was_good: bool,
     /// Whether it has seen something that was lost: this stream must not go on as if nothing had happened.
     saw_lost: bool,
 }
@@ -104,6 +106,7 @@ pub(super) async fn subscribe(mut actor: Actor) {
         wish: one_of(&[Wish::News, Wish::Tasks, Wish::Locks, Wish::Everything]),
         cursor: None,
         seen: 0,
+        was_good: true,
         saw_lost: false,
     };
     // It reads until the end of everything.
@@ -121,6 +124,7 @@ pub(super) async fn subscribe(mut actor: Actor) {
             start: Some(start),
             progress_interval: duration(millis(1_000..3_000)),
         };
+        reader.was_good = !is_lost(&actor, &reader);
         match actor.client.listen(request, door!(events.subscribe)).await {
             Ok(stream) => read(&actor, &mut reader, stream).await,
             Err(failure) if failure.reason() == "CURSOR_OUT_OF_RANGE" => refused(&actor, &mut reader),
@@ -129,6 +133,13 @@ pub(super) async fn subscribe(mut actor: Actor) {
         actor.rest(200).await;
         actor.client.move_on();
     }
+}
+
+/// Whether something was lost that it has seen.
+fn is_lost(actor: &Actor, reader: &Reader) -> bool {
+    let mut ledger = actor.ledger();
+    let log = &ledger.space(&actor.namespace).log;
+    reader.cursor.is_some_and(|cursor| log.is_lost(cursor))
 }
 
 /// The cursor was refused: what it saw was lost, and it begins anew.
@@ -186,12 +197,12 @@ async fn read(
     }
 }
 
-/// A stream goes on from the cursor: nothing that it saw may be lost.
+/// A stream goes on from the cursor: nothing that it saw was lost when it asked.
 fn resumed(actor: &Actor, reader: &mut Reader) {
-    reader.saw_lost = false;
-    actor.done("resumed", "a stream", |space| match reader.cursor {
-        Some(cursor) if space.log.is_lost(cursor) => Err(format!("{cursor:?} is lost, and a stream goes on from it")),
-        _ => Ok(()),
+    reader.saw_lost = is_lost(actor, reader);
+    actor.done("resumed", "a stream", |_| match reader.was_good {
+        true => Ok(()),
+        false => Err(format!("{:?} is lost, and a stream goes on from it", reader.cursor)),
     });
 }
 
