@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::config::TargetSessionAttrs;
@@ -147,6 +147,12 @@ impl Connection {
     pub(super) async fn get(pool: &Pool) -> Result<Connection, Failure> {
         let object = pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => Failure::Lost(StoreError::unavailable(said(&error))),
+            PoolError::Timeout(TimeoutType::Wait) => {
+                Failure::Lost(StoreError::unavailable("all connections are in use"))
+            }
+            PoolError::Timeout(_) => {
+                Failure::Lost(StoreError::unavailable("the database let no connection in in time"))
+            }
             error => Failure::Lost(StoreError::unavailable(error)),
         })?;
         Ok(Connection { object: Some(object) })
