@@ -133,7 +133,7 @@ fn run_all(seeds: std::ops::Range<u64>) -> Reports {
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(&work))));
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
     reports.into_inner().expect("no panic under this lock")
 }
 
