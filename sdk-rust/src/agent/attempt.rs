@@ -97,24 +97,27 @@ impl Attempt {
         };
         tokio::select! {
             biased;
-            ended = &mut task.0 => return outcome(ended),
+            ended = &mut task.0 => return outcome(ended, &context),
             () = context.cancelled() => {}
             () = deadline => context.inner.cancel.fire(CancelCause::TimedOut),
         }
         match tokio::time::timeout(grace, &mut task.0).await {
-            Ok(Ok(Ok(result))) => Ok(result),
-            Ok(ended @ Err(_)) => outcome(ended),
-            Ok(Ok(Err(_))) | Err(_) => Err(unfinished(&context)),
+            Ok(ended) => outcome(ended, &context),
+            Err(_) => Err(unfinished(&context)),
         }
     }
 }
 
-/// What the end of the handler's task means.
-fn outcome(ended: Result<Outcome, JoinError>) -> Outcome {
-    ended.unwrap_or_else(|error| match error.try_into_panic() {
-        Ok(panic) => Err(TaskFailure::new("panic", panic_message(panic.as_ref()))),
-        Err(_aborted) => Err(TaskFailure::new("agent_lost", "the handler was aborted")),
-    })
+/// What the end of the handler's task means. That a handler failed which was told to stop means that it stopped.
+fn outcome(ended: Result<Outcome, JoinError>, context: &TaskContext) -> Outcome {
+    match ended {
+        Ok(Err(_)) if context.cancel_cause().is_some() => Err(unfinished(context)),
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => Err(TaskFailure::new("panic", panic_message(panic.as_ref()))),
+            Err(_aborted) => Err(TaskFailure::new("agent_lost", "the handler was aborted")),
+        },
+    }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
