@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use drumline_proto::v1;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -20,6 +21,8 @@ const AGENTS: u64 = 1_000;
 /// What an agent may cost a server without optimisations, whose futures are larger, and whose allocator keeps what a thousand registrations
 /// at once have needed: about twice of what was measured. The limit for a release, 100 KiB, is measured with ten times as many.
 const KIB_AN_AGENT: f64 = 200.0;
+/// How long a thousand may take to come.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// How many callers wait for a lock.
 const WAITERS: usize = 1_000;
 /// How many of them join at once; of two that did, either may be first.
@@ -55,8 +58,7 @@ async fn a_thousand_agents_live_and_the_work_of_those_that_die_is_soon_in_other_
             .env_remove("DRUMLINE_SESSION_ID")
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        // A machine that is busy with much else is slow to start a thousand.
-        let done = tokio::time::timeout(Duration::from_secs(240), command.output()).await;
+        let done = tokio::time::timeout(PATIENCE, command.output()).await;
         let done = done.expect("the bench ends").expect("it runs");
         let out = String::from_utf8_lossy(&done.stdout);
         let found: Value = serde_json::from_str(out.lines().last().expect("a line")).expect("JSON");
@@ -72,6 +74,60 @@ async fn a_thousand_agents_live_and_the_work_of_those_that_die_is_soon_in_other_
         assert!(number("ops") > 2.0 * AGENTS as f64, "{found}");
         assert!(number("server_kib_an_agent") < KIB_AN_AGENT, "{found}");
     }
+}
+
+/// The one number that a query gives.
+async fn number(database: &tokio_postgres::Client, query: &str) -> i64 {
+    database.query_one(query, &[]).await.expect("an answer").get(0)
+}
+
+#[tokio::test]
+async fn a_thousand_agents_come_back_to_their_sessions_when_their_server_was_killed() {
+    if !server::compositions().contains(&Composition::PostgresRedis) {
+        return;
+    }
+    let (database, redis) = (server::new_database(), std::env::var("DRUMLINE_TEST_REDIS"));
+    let (listen, redis) = (server::lasting_address(), redis.expect("a Redis for tests"));
+    let arguments = ["--listen", &listen, "--database-url", &database, "--redis-url", &redis];
+    let server = Server::with(&arguments);
+    let mut command = Command::new(server::binary());
+    command
+        .args(["bench", "agents", "--duration", "1h", "--ttl", "10s", "--callers"])
+        .args([&AGENTS.to_string(), "--server", &server.address])
+        .env_remove("DRUMLINE_SESSION_ID")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut agents = command.spawn().expect("it runs");
+    let mut said = BufReader::new(agents.stderr.take().expect("a pipe")).lines();
+    let gathered = async {
+        while let Some(line) = said.next_line().await.expect("UTF-8") {
+            if line.contains("agents are there") {
+                return;
+            }
+        }
+        panic!("the bench ended");
+    };
+    // A machine that is busy with much else is slow to start a thousand.
+    tokio::time::timeout(PATIENCE, gathered).await.expect("they come");
+
+    server.kill();
+    let server = Server::with(&arguments);
+    let began = Instant::now();
+    let (database, connection) = tokio_postgres::connect(&database, tokio_postgres::NoTls)
+        .await
+        .expect("it answers");
+    tokio::spawn(connection);
+    let back = "SELECT count(*) FROM sessions WHERE life = 'LIVE' AND connected = 1 AND generation > 1";
+    while number(&database, back).await < AGENTS as i64 {
+        assert!(began.elapsed() < PATIENCE, "not all are back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    eprintln!("{AGENTS} agents were back after {:.2?}", began.elapsed());
+    let sessions = number(&database, "SELECT count(*) FROM sessions").await;
+    assert_eq!(sessions, AGENTS as i64, "each has the session that it had");
+    drop((agents, server));
 }
 
 fn wish(stage: &Stage, holder: &str) -> v1::AcquireLockRequest {
