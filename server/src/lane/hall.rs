@@ -1,7 +1,7 @@
 //! The loop of one lane: take, load, decide, save, answer.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::EpochRecord;
@@ -31,6 +31,8 @@ pub(super) struct Hall {
     gap: Gap,
     queue: Arc<Queue>,
     retention: Retention,
+    /// Since when the store was asked and has not answered.
+    unanswered: Mutex<Option<Instant>>,
 }
 
 /// A batch on its way: the jobs that were decided, and the world that they made.
@@ -60,6 +62,7 @@ impl Hall {
             gap,
             queue,
             retention,
+            unanswered: Mutex::default(),
         }
     }
 
@@ -150,12 +153,16 @@ impl Hall {
     }
 
     /// Waits for the store. If it was silent for long, clients could not make themselves heard: that is a gap, which is noted before any
-    /// job decides on what it means that somebody was not heard of.
-    async fn heard<T>(&self, operation: impl Future<Output = T>) -> T {
-        let began = Instant::now();
+    /// job decides on what it means that somebody was not heard of. What fails is no answer: the silence goes on.
+    async fn heard<T>(&self, operation: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let unanswered = || self.unanswered.lock().expect("no panic under this lock");
+        let since = *unanswered().get_or_insert_with(Instant::now);
         let outcome = operation.await;
-        if began.elapsed() > SILENCE {
+        if since.elapsed() > SILENCE {
             self.gap.store_was_silent();
+        }
+        if !matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))) {
+            *unanswered() = None;
         }
         outcome
     }
@@ -194,7 +201,7 @@ impl Hall {
                 }));
             }
             let plan = world.take_plan();
-            let loaded = match transaction.load(plan.clone()).await {
+            let loaded = match self.heard(transaction.load(plan.clone())).await {
                 Ok(rows) => world.fill(&plan, rows).map_err(StoreError::from),
                 Err(error) => Err(error),
             };
