@@ -52,13 +52,14 @@ impl App {
             retention,
         } = policy;
         let beats = Beats::new();
-        let gap = Gap::new();
         let due = Due::new(&retention);
         let observers: Vec<crate::tail::Observer> = vec![beats.observer(), due.observer()];
         let draining = CancellationToken::new();
         let (lost, lost_of) = tokio::sync::mpsc::unbounded_channel();
         let on_lost: OnLost = Box::new(move |namespace| drop(lost.send(Arc::clone(namespace))));
         let tail = Tail::start(store.clone(), bus, observers, on_lost, draining.clone()).await?;
+        // Up to here nobody could make themselves heard.
+        let gap = Gap::new();
         let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone(), retention);
         Sweep::start(
             due.clone(),
@@ -101,5 +102,29 @@ async fn begin_again(mut lost: tokio::sync::mpsc::UnboundedReceiver<Arc<str>>, w
     while let Some(namespace) = lost.recv().await {
         due.now(&namespace);
         watchman.begin_again(&namespace).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::machine::simulated;
+    use crate::store::simulated::Database;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_gap_of_a_start_ends_when_the_store_has_answered() {
+        let _machine = simulated::Simulated::new(1);
+        let database = Database::new(true);
+        let store = Store::Simulated(database.connect());
+        database.freeze();
+        let thaws = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            database.thaw();
+        };
+        let (app, _) = tokio::join!(App::start(store, Bus::Local, Policy::default()), thaws);
+        let app = app.expect("the store is there in the end");
+        assert!(app.gap.end().elapsed() < Duration::from_secs(1));
     }
 }

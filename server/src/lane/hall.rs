@@ -34,6 +34,8 @@ pub(super) struct Hall {
     queue: Arc<Queue>,
     retention: Retention,
     remembering: Remembering,
+    /// Since when the store was asked and has not answered.
+    unanswered: Option<Instant>,
 }
 
 impl Hall {
@@ -53,6 +55,7 @@ impl Hall {
             queue,
             retention,
             remembering: Remembering::default(),
+            unanswered: None,
         }
     }
 
@@ -161,20 +164,23 @@ impl Hall {
     async fn save(&mut self, save: Save, way: Way) -> Result<(), NotSaved> {
         match way {
             Way::Transaction(transaction) => {
-                let committed = heard(&self.gap, transaction.commit(save)).await;
+                let committed = heard(&self.gap, &mut self.unanswered, transaction.commit(save)).await;
                 committed.map_err(NotSaved::Error)
             }
-            Way::After(newest) => match heard(&self.gap, self.store.append(&self.namespace, &newest, save)).await {
-                Ok(time) => {
-                    self.remembering.told(time);
-                    Ok(())
+            Way::After(newest) => {
+                let appended = self.store.append(&self.namespace, &newest, save);
+                match heard(&self.gap, &mut self.unanswered, appended).await {
+                    Ok(time) => {
+                        self.remembering.told(time);
+                        Ok(())
+                    }
+                    Err(StoreError::Unavailable(cause)) => {
+                        tracing::debug!(namespace = %self.namespace, %cause, "a batch has to be decided again");
+                        Err(NotSaved::Overtaken)
+                    }
+                    Err(error) => Err(NotSaved::Error(error)),
                 }
-                Err(StoreError::Unavailable(cause)) => {
-                    tracing::debug!(namespace = %self.namespace, %cause, "a batch has to be decided again");
-                    Err(NotSaved::Overtaken)
-                }
-                Err(error) => Err(NotSaved::Error(error)),
-            },
+            }
         }
     }
 
@@ -205,7 +211,8 @@ impl Hall {
         remembered: Option<Head>,
     ) -> Result<Option<Decided>, Failed> {
         let plan = std::mem::take(&mut batch.plan);
-        let begun = heard(&self.gap, self.store.begin(&self.namespace, plan.clone())).await;
+        let begun = self.store.begin(&self.namespace, plan.clone());
+        let begun = heard(&self.gap, &mut self.unanswered, begun).await;
         let (mut transaction, head, rows) = match begun {
             Ok(begun) => begun,
             Err(error) => return batch.give_up(error),
@@ -231,7 +238,7 @@ impl Hall {
                 Some(loaded) => loaded,
                 None => {
                     let plan = std::mem::take(&mut batch.plan);
-                    match transaction.load(plan.clone()).await {
+                    match heard(&self.gap, &mut self.unanswered, transaction.load(plan.clone())).await {
                         Ok(rows) => (plan, rows),
                         Err(error) => return batch.give_up(error),
                     }
@@ -274,12 +281,19 @@ enum NotSaved {
 }
 
 /// Waits for the store. If it was silent for long, clients could not make themselves heard: that is a gap, which is noted before any
-/// job decides on what it means that somebody was not heard of.
-async fn heard<T>(gap: &Gap, operation: impl Future<Output = T>) -> T {
-    let began = Instant::now();
+/// job decides on what it means that somebody was not heard of. What fails is no answer: the silence goes on.
+async fn heard<T>(
+    gap: &Gap,
+    unanswered: &mut Option<Instant>,
+    operation: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let since = *unanswered.get_or_insert_with(Instant::now);
     let outcome = operation.await;
-    if began.elapsed() > SILENCE {
+    if since.elapsed() > SILENCE {
         gap.store_was_silent();
+    }
+    if !matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))) {
+        *unanswered = None;
     }
     outcome
 }

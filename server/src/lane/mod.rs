@@ -17,6 +17,8 @@ pub mod store;
 mod table;
 #[cfg(test)]
 mod table_tests;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::sync::{Arc, Mutex};

@@ -82,6 +82,7 @@ pub struct Process {
 #[derive(Default)]
 struct State {
     condition: Condition,
+    stopped_at: Option<Instant>,
     tasks: Vec<AbortHandle>,
     /// Those that wait until the process goes on.
     stopped: Vec<Waker>,
@@ -130,24 +131,28 @@ impl Process {
         let mut state = self.lock();
         if state.condition == Condition::Running {
             state.condition = Condition::Stopped;
+            state.stopped_at = Some(Instant::now());
         }
     }
 
-    /// SIGCONT.
-    pub fn resume(&self) {
+    /// SIGCONT. Tells how long it was stopped.
+    pub fn resume(&self) -> Duration {
         let mut state = self.lock();
+        let stopped_at = state.stopped_at.take();
         if state.condition == Condition::Stopped {
             state.condition = Condition::Running;
         }
         let stopped = std::mem::take(&mut state.stopped);
         drop(state);
         stopped.into_iter().for_each(Waker::wake);
+        stopped_at.map_or(Duration::ZERO, |stopped_at| stopped_at.elapsed())
     }
 
     /// SIGKILL: nothing of it runs any more.
     pub fn kill(&self) {
         let mut state = self.lock();
         state.condition = Condition::Dead;
+        state.stopped_at = None;
         state.stopped.clear();
         let tasks = std::mem::take(&mut state.tasks);
         drop(state);

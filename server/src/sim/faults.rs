@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::happens;
 use super::world::World;
 use crate::machine::random_range;
 
@@ -106,6 +107,10 @@ async fn happen(world: &Arc<World>, kind: Kind, until: Instant) {
     let note = |detail: String| world.ledger().note(kind.name(), || detail);
     match kind {
         Kind::KillServer => {
+            if happens(0.2) && world.does_without(server) {
+                note(format!("{server} for good"));
+                return world.kill_server(server);
+            }
             note(format!("{server} for {span:?}"));
             world.kill_server(server);
             sleep(span).await;
@@ -117,7 +122,7 @@ async fn happen(world: &Arc<World>, kind: Kind, until: Instant) {
             process.stop();
             sleep(span).await;
             note(format!("{server} goes on"));
-            process.resume();
+            world.resume_server(&process);
         }
         Kind::DrainServer => {
             note(format!("{server}"));
@@ -146,7 +151,7 @@ async fn happen(world: &Arc<World>, kind: Kind, until: Instant) {
             note(format!("for {span:?}"));
             world.database.freeze();
             sleep(span).await;
-            world.database.thaw();
+            world.thaw();
         }
         Kind::CrashStore => {
             note(format!("for {span:?}"));
@@ -154,7 +159,7 @@ async fn happen(world: &Arc<World>, kind: Kind, until: Instant) {
             world.database.crash();
             world.doubt_beats();
             sleep(span).await;
-            world.database.thaw();
+            world.thaw();
         }
         Kind::FailOver => {
             note(String::new());

@@ -28,8 +28,18 @@ const ENDLESS: [&str; 3] = ["subscriber", "unary", "stream"];
 /// Waits until everything has come to its end.
 pub async fn settle(world: &Arc<World>) {
     let until = Instant::now() + PATIENCE;
+    let mut without = BTreeMap::new();
     loop {
         sleep(Duration::from_millis(500)).await;
+        let now: BTreeSet<String> = without_a_stream(world).into_iter().collect();
+        without.retain(|session, _| now.contains(session));
+        for session in now {
+            let since = *without.entry(session.clone()).or_insert_with(Instant::now);
+            if since.elapsed() > OVERDUE {
+                let violation = format!("{session} has a stream, and is not known to");
+                return world.ledger().violation(violation);
+            }
+        }
         let open = open(world);
         if open.is_empty() {
             break;
@@ -41,6 +51,21 @@ pub async fn settle(world: &Arc<World>) {
     }
     directories(world).await;
     world.ledger().note("settled", String::new);
+}
+
+/// The sessions whose agents have a stream, and which have none in the store.
+fn without_a_stream(world: &World) -> Vec<String> {
+    let links = world.ledger().links.clone();
+    let has_one = |memory: &Memory, namespace: &str, session_id: &String| {
+        let session = memory.row::<Session>(namespace, session_id);
+        session.is_some_and(|session| session.connected)
+    };
+    world.database.look(|memory| {
+        let without = links.iter().filter(|(session_id, (namespace, since))| {
+            since.elapsed() > OVERDUE && !has_one(memory, namespace, session_id)
+        });
+        without.map(|(session_id, _)| session_id.clone()).collect()
+    })
 }
 
 /// What has not come to its end.
@@ -110,46 +135,50 @@ fn of_namespace(memory: &Memory, namespace: &str, open: &mut Vec<String>) {
     open.extend(dead.map(|offer| format!("{offer:?}")));
 }
 
-/// Every server knows every agent as it is.
+/// Every server knows every agent as it is, as soon as it can have heard of it.
 async fn directories(world: &Arc<World>) {
     for namespace in world.database.look(Memory::namespaces) {
-        for server in 0..world.plan.servers {
-            let client = Client {
-                at: server,
-                ..Client::new(&world.net, "inspector")
-            };
-            let request = v1::ListAgentsRequest {
-                namespace: namespace.clone(),
-                page_size: 1_000,
-                ..Default::default()
-            };
-            let listed = client
-                .once(Duration::from_secs(10), request, door!(registry.list_agents))
-                .await;
-            let listed = match listed {
-                Ok(listed) => listed,
-                Err(failure) => {
-                    let violation = format!("server {server} does not list its agents: {failure:?}");
+        for server in (0..world.plan.servers).filter(|server| !world.has_gone(*server)) {
+            let until = Instant::now() + OVERDUE;
+            while let Err(difference) = directory(world, &namespace, server).await {
+                if Instant::now() > until {
+                    let violation = format!("server {server}, of {namespace}: {difference}");
                     return world.ledger().violation(violation);
                 }
-            };
-            let listed: BTreeMap<String, i64> = listed
-                .agents
-                .iter()
-                .filter(|agent| agent.status() != v1::agent::Status::Offline)
-                .map(|agent| (agent.agent_id.clone(), agent.session_incarnation))
-                .collect();
-            let stored = world.database.look(|memory| {
-                let sessions = memory.rows::<Session>(&namespace).into_iter();
-                sessions
-                    .filter(Session::is_live)
-                    .map(|session| (session.agent_id.clone(), session.incarnation))
-                    .collect::<BTreeMap<String, i64>>()
-            });
-            if listed != stored {
-                let violation = format!("server {server} knows {listed:?} of {namespace}, and the store {stored:?}");
-                return world.ledger().violation(violation);
+                sleep(Duration::from_millis(200)).await;
             }
         }
     }
+}
+
+/// Whether a server knows every agent of a namespace as the store does.
+async fn directory(world: &World, namespace: &str, server: usize) -> Result<(), String> {
+    let client = Client {
+        at: server,
+        ..Client::new(&world.net, "inspector")
+    };
+    let request = v1::ListAgentsRequest {
+        namespace: namespace.to_owned(),
+        page_size: 1_000,
+        ..Default::default()
+    };
+    let listed = client.once(OVERDUE, request, door!(registry.list_agents)).await;
+    let listed = listed.map_err(|failure| format!("it does not list its agents: {failure:?}"))?;
+    let listed: BTreeMap<String, i64> = listed
+        .agents
+        .iter()
+        .filter(|agent| agent.status() != v1::agent::Status::Offline)
+        .map(|agent| (agent.agent_id.clone(), agent.session_incarnation))
+        .collect();
+    let stored: BTreeMap<String, i64> = world.database.look(|memory| {
+        let sessions = memory.rows::<Session>(namespace).into_iter();
+        sessions
+            .filter(Session::is_live)
+            .map(|session| (session.agent_id.clone(), session.incarnation))
+            .collect()
+    });
+    if listed == stored {
+        return Ok(());
+    }
+    Err(format!("it knows {listed:?}, and the store {stored:?}"))
 }

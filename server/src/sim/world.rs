@@ -1,5 +1,6 @@
 //! Everything that there is in a run: servers and actors in their places, and what is between them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ use crate::machine::{self, simulated::Process};
 use crate::store::Store;
 use crate::store::simulated::{self, Database, Simulated};
 
+/// A server that was stopped for this long notices it.
+const STOPPED: Duration = Duration::from_millis(1_600);
+/// Servers notice that the store was silent for this long.
+const SILENT: Duration = Duration::from_millis(2_500);
 /// Most of it happens in the first.
 const NAMESPACES: [&str; 2] = ["default", "other"];
 
@@ -38,6 +43,8 @@ pub struct World {
 struct Places {
     servers: Vec<Server>,
     actors: Vec<Cast>,
+    /// Servers that do not come back.
+    gone: BTreeSet<usize>,
     lost_at: Option<Instant>,
 }
 
@@ -155,10 +162,11 @@ impl World {
     pub fn start_server(&self, place: usize) {
         let (process, store) = (Process::new(), self.database.connect());
         {
-            let server = &mut self.places().servers[place];
-            if self.net.server(place).is_some() {
+            let mut places = self.places();
+            if self.net.server(place).is_some() || places.gone.contains(&place) {
                 return;
             }
+            let server = &mut places.servers[place];
             // One that never came to serve is in the way.
             server.process.kill();
             server.process = Arc::clone(&process);
@@ -170,9 +178,13 @@ impl World {
         };
         let net = Arc::clone(&self.net);
         let own = Arc::clone(&process);
+        let (ledger, is_alone) = (Arc::clone(&self.ledger), self.plan.servers == 1);
         process.spawn(async move {
             // Whoever starts it tries again.
             loop {
+                if is_alone {
+                    ledger.lock().expect("no panic under this lock").gap(Instant::now());
+                }
                 let store = Store::Simulated(store.clone());
                 match App::start(store, bus.clone(), Policy::default()).await {
                     Ok(app) => {
@@ -191,6 +203,35 @@ impl World {
     pub fn kill_server(&self, place: usize) {
         self.net.serve(place, None);
         self.places().servers[place].process.kill();
+    }
+
+    /// Whether there are others than this server; then it may go for good.
+    pub fn does_without(&self, place: usize) -> bool {
+        let mut places = self.places();
+        let is_spare = places.gone.len() + 1 < self.plan.servers;
+        if is_spare {
+            places.gone.insert(place);
+        }
+        is_spare
+    }
+
+    /// Whether a server has gone for good.
+    pub fn has_gone(&self, place: usize) -> bool {
+        self.places().gone.contains(&place)
+    }
+
+    /// A server that was stopped goes on.
+    pub fn resume_server(&self, process: &Process) {
+        if process.resume() >= STOPPED && self.plan.servers == 1 {
+            self.ledger().gap(Instant::now());
+        }
+    }
+
+    /// The store answers again.
+    pub fn thaw(&self) {
+        if self.database.thaw() >= SILENT {
+            self.ledger().gap(Instant::now());
+        }
     }
 
     /// Tells a server to stop.

@@ -165,7 +165,12 @@ impl Space {
             return Reading::More;
         }
         for commit in page.commits {
-            if commit.head.epoch > state.track.place().epoch {
+            let place = state.track.place();
+            if commit.head.epoch > place.epoch {
+                if commit.head.batch != place.batch + 1 {
+                    // Meanwhile a batch was handed on that this one has taken the place of: that history was lost.
+                    return Reading::More;
+                }
                 let waited = state.track.enter(commit.head.epoch);
                 state.hand_on(&waited, observers);
             }

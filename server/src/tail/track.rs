@@ -98,7 +98,8 @@ impl Track {
     fn drain(&mut self, next: &mut Vec<Arc<Commit>>) {
         while let Some(entry) = self.waiting.first_entry() {
             let head = &entry.get().head;
-            if head.batch <= self.place.batch || head.epoch < self.place.epoch {
+            let is_known = head.epoch == self.place.epoch && head.batch <= self.place.batch;
+            if is_known || head.epoch < self.place.epoch {
                 entry.remove();
             } else if head.batch == self.place.batch + 1 && head.epoch == self.place.epoch {
                 let commit = entry.remove();
@@ -169,6 +170,18 @@ mod tests {
             matches!(track.take(commit(1, 7)), Next::Known),
             "what the old epoch says is over"
         );
+    }
+
+    #[test]
+    fn a_batch_whose_place_a_lost_one_has_taken_is_still_waited_for() {
+        let mut track = Track::at(Place {
+            epoch: 1,
+            batch: 5,
+            position: 10,
+        });
+        assert!(matches!(track.take(commit(2, 6)), Next::Missing));
+        assert_eq!(handed_on(track.take(commit(1, 6))), [6], "late, and lost");
+        assert!(track.is_waiting(), "the store has to be asked");
     }
 
     #[test]

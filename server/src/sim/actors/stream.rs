@@ -1,7 +1,7 @@
 //! A worker with a stream: it says hello, proves with each heartbeat that it hears, is given tasks, and resumes its session when the
 //! stream breaks.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use drumline_proto::v1;
@@ -14,6 +14,7 @@ use super::work::{Session, see_through};
 use super::{Actor, capabilities, duration, millis};
 use crate::machine;
 use crate::sim::happens;
+use crate::sim::ledger::Ledger;
 use crate::sim::net::{Link, reason_of};
 
 /// A stream that says nothing for this many TTLs is given up.
@@ -61,6 +62,31 @@ pub(super) async fn run(mut actor: Actor) {
     }
 }
 
+/// That an agent has a stream of its session.
+struct Linked {
+    ledger: Arc<Mutex<Ledger>>,
+    session_id: String,
+}
+
+impl Linked {
+    fn new(actor: &Actor, session: Option<&Arc<Session>>) -> Linked {
+        let session_id = session.map_or(String::new(), |session| session.session_id.clone());
+        let since = (actor.namespace.clone(), Instant::now());
+        actor.ledger().links.insert(session_id.clone(), since);
+        Linked {
+            ledger: Arc::clone(&actor.client.net.ledger),
+            session_id,
+        }
+    }
+}
+
+impl Drop for Linked {
+    fn drop(&mut self) {
+        let mut ledger = self.ledger.lock().expect("no panic under this lock");
+        ledger.links.remove(&self.session_id);
+    }
+}
+
 struct Stream<'a> {
     actor: &'a mut Actor,
     link: Link,
@@ -85,6 +111,7 @@ impl Stream<'_> {
             return;
         }
         let Some(ttl) = self.welcome().await else { return };
+        let _linked = Linked::new(self.actor, self.session.as_ref());
         let mut beat = interval(ttl / 3);
         // Now and then it hangs up by itself.
         let until = Instant::now() + millis(2_000..60_000);

@@ -85,7 +85,13 @@ async fn beat(mut actor: Actor, session: Arc<Session>, ttl: Duration) {
                 continue;
             }
         }
-        sleep(ttl / 3).await;
+        // Now and then it is nearly too late, or is.
+        let pause = if happens(0.1) {
+            machine::random_range(0.8..1.1)
+        } else {
+            0.33
+        };
+        sleep(ttl.mul_f64(pause)).await;
     }
 }
 

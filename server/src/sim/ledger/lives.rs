@@ -16,6 +16,8 @@ pub struct Lives {
     sessions: BTreeMap<String, Known>,
     /// The greatest incarnation of each agent.
     incarnations: BTreeMap<String, i64>,
+    /// Signs of life that were given before may have been lost.
+    doubted: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ struct Known {
     ttl: Duration,
     /// The batch and the moment of its end.
     ended: Option<(i64, Instant)>,
+    /// Whether it was said to be silent.
+    silent: bool,
     /// When the last sign of life was given that was answered.
     heard: Option<Instant>,
 }
@@ -40,9 +44,20 @@ impl Lives {
     /// A sign of life was answered.
     pub fn beat(&mut self, beat: &Beat) -> Verdict {
         self.acted(beat.session_id, beat.at)?;
-        if let Some(known) = self.sessions.get_mut(beat.session_id) {
-            known.heard = known.heard.max(Some(beat.at));
+        let Some(known) = self.sessions.get_mut(beat.session_id) else {
+            return Ok(());
+        };
+        if self.doubted.is_some_and(|doubted| beat.at <= doubted) {
+            return Ok(());
         }
+        let (until, ended) = (beat.at + known.ttl, known.ended.filter(|_| known.silent));
+        if let Some((batch, _)) = ended.filter(|(_, ended_at)| *ended_at < until) {
+            let id = beat.session_id;
+            return Err(format!(
+                "{id} was told that it lives, and was silent in batch {batch}: {known:?}"
+            ));
+        }
+        known.heard = known.heard.max(Some(beat.at));
         Ok(())
     }
 
@@ -61,6 +76,7 @@ impl Lives {
 
     /// Signs of life may have been lost, or not seen: they prove nothing any more.
     pub fn forget_beats(&mut self) {
+        self.doubted = Some(Instant::now());
         self.sessions.values_mut().for_each(|known| known.heard = None);
     }
 
@@ -69,24 +85,26 @@ impl Lives {
         ended.is_some_and(|(ended, _)| ended < batch)
     }
 
-    fn session(&mut self, batch: i64, session: &Session) -> Verdict {
+    fn session(&mut self, batch: &Batch, session: &Session) -> Verdict {
         let now = Instant::now();
+        let number = batch.head.batch;
         if let Some(known) = self.sessions.get_mut(&session.session_id) {
             if known.life != session.life {
                 if known.life != Life::Live {
                     return Err(format!("{known:?} becomes {session:?}"));
                 }
                 // One with a stream dies of the stream's end.
-                let heard = known
-                    .heard
-                    .filter(|_| session.generation == 0 && session.life == Life::Expired);
-                if let Some(heard) = heard
-                    && heard + known.ttl > now
-                {
+                let silent = session.generation == 0 && session.life == Life::Expired;
+                let heard = known.heard.filter(|heard| silent && *heard + known.ttl > now);
+                if let Some(heard) = heard {
                     return Err(format!("{session:?} was heard of {:?} ago", now - heard));
                 }
+                if silent && batch.is_in_a_gap(known.ttl) {
+                    return Err(format!("{session:?} could not make itself heard for its TTL"));
+                }
                 known.life = session.life;
-                known.ended = Some((batch, now));
+                known.ended = Some((number, now));
+                known.silent = silent;
             }
             known.ttl = session.ttl;
             return Ok(());
@@ -94,12 +112,13 @@ impl Lives {
         let last = self.incarnations.entry(session.agent_id.clone()).or_default();
         let is_newer = session.incarnation > *last;
         *last = session.incarnation.max(*last);
-        let ended = (session.life != Life::Live).then_some((batch, now));
+        let ended = (session.life != Life::Live).then_some((number, now));
         let known = Known {
             agent_id: session.agent_id.clone(),
             life: session.life,
             ttl: session.ttl,
             ended,
+            silent: false,
             heard: None,
         };
         self.sessions.insert(session.session_id.clone(), known);
@@ -116,7 +135,7 @@ impl Check for Lives {
         let mut sessions: Vec<Session> = batch.put();
         sessions.sort_by_key(|session| (session.agent_id.clone(), session.incarnation));
         for session in &sessions {
-            self.session(batch.head.batch, session)?;
+            self.session(batch, session)?;
         }
         for agent_id in sessions.iter().map(|session| &session.agent_id) {
             let of_agent = sessions.iter().filter(|session| session.agent_id == *agent_id);
@@ -146,6 +165,7 @@ impl Check for Lives {
                 ttl: session.ttl,
                 // When, is not known; from now on.
                 ended: (session.life != Life::Live).then_some((0, now)),
+                silent: false,
                 heard: None,
             };
             self.sessions.insert(session.session_id, known);

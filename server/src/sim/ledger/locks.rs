@@ -2,6 +2,7 @@
 //! have reason to believe that they are the one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -26,6 +27,8 @@ struct Resource {
     greatest: i64,
     /// The token of the last write under a guard.
     written: i64,
+    /// The length of the lease.
+    ttl: Duration,
 }
 
 /// That a client believes to hold a lock, with reason: it was told so, and counts the lease from before it asked.
@@ -72,11 +75,14 @@ impl Locks {
         self.beliefs.clear();
     }
 
-    fn event(&mut self, event: &Event, versions: &[Version]) -> Verdict {
+    fn event(&mut self, batch: &Batch, event: &Event, versions: &[Version]) -> Verdict {
         match event.event_type.as_str() {
             "resource.locked" => self.granted(event),
             "resource.unlocked" | "resource.expired" => {
                 let resource = self.resources.entry(event.subject.clone()).or_default();
+                if event.event_type == "resource.expired" && batch.is_in_a_gap(resource.ttl) {
+                    return Err(format!("nobody could renew {} for its TTL", event.subject));
+                }
                 if resource.current == token_of(event) {
                     resource.current = 0;
                 }
@@ -141,10 +147,11 @@ impl Check for Locks {
     fn committed(&mut self, batch: &Batch) -> Verdict {
         let versions: Vec<Version> = batch.put();
         for event in &batch.events {
-            self.event(event, &versions)?;
+            self.event(batch, event, &versions)?;
         }
         for lock in batch.put::<Lock>() {
             let resource = self.resources.entry(lock.resource_id.clone()).or_default();
+            resource.ttl = lock.ttl;
             if lock.token != resource.current {
                 return Err(format!("{lock:?} is not what its events say: {}", resource.current));
             }

@@ -1,5 +1,6 @@
 //! The log: positions without gaps, in the order of the commits; what was acknowledged is in it, or was lost and is said to be.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Batch, Check, Verdict};
@@ -15,6 +16,8 @@ pub struct Log {
     head: Option<Head>,
     /// Every event, by position less one.
     events: Vec<Arc<Event>>,
+    /// The ids that clients gave to events.
+    ids: BTreeSet<String>,
     /// What standbys had not heard of.
     lost: Vec<Lost>,
     /// The epoch that a standby began.
@@ -128,7 +131,12 @@ impl Log {
 
 impl Check for Log {
     fn committed(&mut self, batch: &Batch) -> Verdict {
-        let verdict = self.check(batch);
+        let mut verdict = self.check(batch);
+        for id in batch.events.iter().filter_map(|event| event.given_id.clone()) {
+            if !self.ids.insert(id.clone()) {
+                verdict = verdict.and(Err(format!("an event {id} was there")));
+            }
+        }
         self.head = Some(batch.head.clone());
         self.events.extend(batch.events.iter().cloned());
         verdict
@@ -138,11 +146,15 @@ impl Check for Log {
         let head = memory.head(namespace, Time(0));
         let kept = usize::try_from(head.position).unwrap_or(0);
         let before = self.head.as_ref().map_or(0, |head| head.batch);
+        let events = self.events.split_off(kept.min(self.events.len()));
+        for id in events.iter().filter_map(|event| event.given_id.as_ref()) {
+            self.ids.remove(id);
+        }
         self.lost.push(Lost {
             epoch: self.next_epoch,
             kept: head.position,
             batches: before - head.batch,
-            events: self.events.split_off(kept.min(self.events.len())),
+            events,
         });
         self.head = (head.batch > 0).then_some(head);
     }

@@ -8,11 +8,13 @@ mod locks;
 mod log;
 mod states;
 mod tasks;
+mod together;
 mod workflows;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -40,10 +42,23 @@ pub struct Batch<'a> {
     pub events: Vec<Arc<Event>>,
     pub memory: &'a Memory,
     pub namespace: &'a str,
+    /// When the last time ended in which nobody could make themselves heard.
+    gap_end: Option<Instant>,
     save: &'a Save,
 }
 
 impl Batch<'_> {
+    /// Whether it changed any row of a table.
+    fn changes<R: Row>(&self) -> bool {
+        let mut tables = self.save.tables.iter().filter(|table| table.table == R::TABLE);
+        tables.any(|table| !(table.inserts.is_empty() && table.upserts.is_empty() && table.deletes.is_empty()))
+    }
+
+    /// Whether what was not said for so long may have been said and not been heard.
+    fn is_in_a_gap(&self, span: Duration) -> bool {
+        self.gap_end.is_some_and(|gap_end| gap_end + span > Instant::now())
+    }
+
     /// The rows of a table that it put.
     pub fn put<R: Row>(&self) -> Vec<R> {
         let tables = self.save.tables.iter().filter(|table| table.table == R::TABLE);
@@ -103,6 +118,9 @@ pub struct Ledger {
     violated: Arc<Notify>,
     hash: DefaultHasher,
     trace: Option<Vec<String>>,
+    gap_end: Option<Instant>,
+    /// The streams that are open, by session, and since when.
+    pub links: BTreeMap<String, (String, Instant)>,
     /// How far subscribers have come since nothing new is begun, by name.
     reached: BTreeMap<String, (String, i64)>,
     /// What was done, by name: a simulation in which nothing succeeds proves nothing.
@@ -119,6 +137,8 @@ impl Ledger {
             violated: Arc::default(),
             hash: DefaultHasher::new(),
             trace: traced.then(Vec::new),
+            gap_end: None,
+            links: BTreeMap::new(),
             reached: BTreeMap::new(),
             counts: BTreeMap::new(),
         }
@@ -136,6 +156,11 @@ impl Ledger {
             self.violation = Some(violation);
             self.violated.notify_one();
         }
+    }
+
+    /// A time has ended in which nobody could make themselves heard.
+    pub fn gap(&mut self, end: Instant) {
+        self.gap_end = self.gap_end.max(Some(end));
     }
 
     /// A subscriber has come this far.
@@ -205,6 +230,7 @@ impl Ledger {
             events,
             memory,
             namespace,
+            gap_end: self.gap_end,
             save,
         };
         (save.head.batch, save.head.position, save.head.last_token).hash(&mut self.hash);
@@ -219,7 +245,8 @@ impl Ledger {
             .filter_map(|check| check.committed(&batch).err())
             .collect();
         let dead = self.space(namespace).check_dead(&batch);
-        for violation in verdicts.into_iter().chain(dead.err()) {
+        let together = self.space(namespace).check_together(&batch);
+        for violation in verdicts.into_iter().chain(dead.err()).chain(together.err()) {
             self.violation(format!("batch {} of {namespace}: {violation}", save.head.batch));
         }
     }

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{Batch, Check, Verdict};
 use crate::sessions::Session;
-use crate::store::row::Row;
 use crate::store::row::Value;
 use crate::store::simulated::Memory;
-use crate::store::{Selection, TablePlan};
 use crate::tasks::{PayloadRole, StoredPayload, Task, TaskState};
 
 /// The tasks of a namespace.
@@ -110,7 +108,11 @@ impl Check for Tasks {
             }
         }
         for session in batch.put::<Session>().iter().filter(|session| session.is_live()) {
-            let has = of_session(batch.memory, batch.namespace, &session.session_id).len();
+            let of_session = vec![Value::Text(session.session_id.clone())];
+            let has = batch
+                .memory
+                .select::<Task>(batch.namespace, Task::BY_SESSION, of_session)
+                .len();
             if i64::from(session.in_flight) != has as i64 {
                 return Err(format!("{session:?} has {has} tasks"));
             }
@@ -122,20 +124,4 @@ impl Check for Tasks {
         let tasks = memory.rows::<Task>(namespace).into_iter();
         self.tasks = tasks.map(|task| (task.task_id.clone(), task)).collect();
     }
-}
-
-/// The tasks that a session has.
-fn of_session(memory: &Memory, namespace: &str, session_id: &str) -> Vec<crate::store::Columns> {
-    let plan = TablePlan {
-        table: Task::TABLE,
-        keys: Vec::new(),
-        selections: vec![Selection {
-            index: Task::BY_SESSION,
-            prefix: vec![Value::Text(session_id.to_owned())],
-            after: None,
-            limit: 1_000,
-            backwards: false,
-        }],
-    };
-    memory.read(namespace, &vec![plan]).remove(0).selected.remove(0)
 }

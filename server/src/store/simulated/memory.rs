@@ -93,6 +93,20 @@ impl Memory {
         stored.rows.get(&key.columns()).map(|columns| decode(columns))
     }
 
+    /// The rows of a prefix of an index.
+    pub fn select<R: Row>(&self, namespace: &str, index: usize, prefix: Vec<Value>) -> Vec<R> {
+        let selection = Selection {
+            index,
+            prefix,
+            after: None,
+            limit: usize::MAX,
+            backwards: false,
+        };
+        let stored = self.stored(namespace, R::TABLE);
+        let rows = stored.map(|stored| stored.select(R::TABLE, &selection));
+        rows.into_iter().flatten().map(|columns| decode(&columns)).collect()
+    }
+
     fn stored(&self, namespace: &str, table: &Table) -> Option<&Stored> {
         self.spaces.get(namespace)?.tables.get(table.name)
     }

@@ -114,9 +114,9 @@ impl Database {
         self.server.freeze();
     }
 
-    /// It goes on.
-    pub fn thaw(&self) {
-        self.server.thaw();
+    /// It goes on. Tells how long it did not answer.
+    pub fn thaw(&self) -> Duration {
+        self.server.thaw()
     }
 
     /// It crashes: transactions are rolled back, connections are lost. It is there again at once, or when it is thawed.

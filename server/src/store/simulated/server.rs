@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 
 use super::memory::Memory;
 use super::{Link, Weather, gone};
@@ -55,6 +56,7 @@ pub(super) struct State {
     /// Everything that was written, oldest first: what a standby is made of.
     log: Vec<Entry>,
     epoch: i64,
+    frozen_at: Option<Instant>,
     turns: BTreeMap<String, Arc<tokio::sync::Mutex<()>>>,
     /// Rows of tables beside the lane that transactions hold, by namespace and key.
     held: BTreeSet<(String, String)>,
@@ -93,6 +95,7 @@ impl Server {
             watcher: None,
             log: Vec::new(),
             epoch: epoch::next(None, 0),
+            frozen_at: None,
             turns: BTreeMap::new(),
             held: BTreeSet::new(),
         };
@@ -124,10 +127,13 @@ impl Server {
 
     pub(super) fn freeze(&self) {
         self.frozen.change(|frozen| *frozen = true);
+        self.state().frozen_at.get_or_insert_with(Instant::now);
     }
 
-    pub(super) fn thaw(&self) {
+    pub(super) fn thaw(&self) -> Duration {
         self.frozen.change(|frozen| *frozen = false);
+        let frozen_at = self.state().frozen_at.take();
+        frozen_at.map_or(Duration::ZERO, |frozen_at| frozen_at.elapsed())
     }
 
     fn end_transactions(&self) {
