@@ -158,9 +158,11 @@ impl<'a> Preparer<'a> {
         for changes in &save.tables {
             let table = changes.table;
             let mut inserts = &changes.inserts[..];
-            if table == RequestRecord::TABLE {
+            // What is trimmed is trimmed of what is added too, so that has to come before.
+            let in_journal = save.trims.is_empty();
+            if in_journal && table == RequestRecord::TABLE && answers.is_empty() {
                 answers = std::mem::take(&mut inserts);
-            } else if table == Event::TABLE {
+            } else if in_journal && table == Event::TABLE && events.is_empty() {
                 events = std::mem::take(&mut inserts);
             }
             for (action, columns, rows) in [

@@ -190,7 +190,11 @@ async fn a_batch_is_appended_only_to_the_newest() {
                 inserts,
                 ..unchanged(table)
             };
-            next(vec![save], Vec::new(), head.clone())
+            let head = Head {
+                epoch: store.epoch(),
+                ..head.clone()
+            };
+            next(vec![save], Vec::new(), head)
         };
         let (transaction, head, _) = store.begin("a", Plan::new()).await.expect("a turn");
         let first = batch(&head, 1);
