@@ -24,6 +24,16 @@ pub struct Whole {
 }
 
 impl Whole {
+    /// A task that a commit has all of: its input is there, and that is written by the batch that makes the task.
+    pub(crate) fn made_by(task: &Arc<Task>, commit: &Commit) -> Option<Whole> {
+        let payloads = payloads_in(commit, &task.task_id);
+        let has_input = payloads.iter().any(|payload| payload.role == PayloadRole::Input);
+        has_input.then(|| Whole {
+            task: Arc::clone(task),
+            payloads,
+        })
+    }
+
     /// The task as a commit leaves it.
     pub(crate) fn after(&self, task: &Arc<Task>, commit: &Commit) -> Whole {
         let mut payloads = payloads_in(commit, &task.task_id);
@@ -72,17 +82,12 @@ impl Recent {
             let is_known = known.is_some();
             let Some(task) = task else { continue };
             let whole = match known {
-                Some(known) => known.after(task, commit),
-                // All that there is of a task is in the batch that has its input, for that made it.
-                None if commit.payloads.contains_key(&(task_id.clone(), PayloadRole::Input)) => Whole {
-                    task: Arc::clone(task),
-                    payloads: payloads_in(commit, task_id),
-                },
-                None => continue,
+                Some(known) => Some(known.after(task, commit)),
+                None => Whole::made_by(task, commit),
             };
-            if whole.bytes() > MAX_BYTES {
+            let Some(whole) = whole.filter(|whole| whole.bytes() <= MAX_BYTES) else {
                 continue;
-            }
+            };
             self.tasks.insert(task_id.clone(), whole);
             if !is_known {
                 self.order.push_back(task_id.clone());

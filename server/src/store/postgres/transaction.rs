@@ -61,7 +61,8 @@ pub(super) async fn serve(shared: Arc<Shared>, namespace: String, plan: Plan, re
                 }
             }
             Ok(Some(Step::Commit(save, reply))) => {
-                let _ = reply.send(commit(&shared, connection, &namespace, &save).await);
+                let committed = commit(&shared, connection, &namespace, &save, None).await;
+                let _ = reply.send(committed.map(|_| ()));
                 return;
             }
             Ok(None) => return roll_back(connection).await,
@@ -134,79 +135,46 @@ async fn give_up(connection: Connection, failure: Failure) -> Failure {
     failure
 }
 
-async fn commit(shared: &Shared, connection: Connection, namespace: &str, save: &Save) -> Result<(), StoreError> {
-    let requests = match prepare_save(&shared.preparer(&connection, namespace), save, None).await {
+/// Saves and commits a batch in one round trip, if what it was decided on is so still.
+pub(super) async fn append(shared: &Shared, namespace: &str, newest: &str, save: &Save) -> Result<Time, StoreError> {
+    let connection = patiently(async || Connection::get(&shared.writers).await).await?;
+    commit(shared, connection, namespace, save, Some(newest)).await
+}
+
+/// Saves and commits a batch, and tells the time: in the transaction that is open or, if it follows on `newest` at once, in one of its own.
+async fn commit(
+    shared: &Shared,
+    connection: Connection,
+    namespace: &str,
+    save: &Save,
+    newest: Option<&str>,
+) -> Result<Time, StoreError> {
+    let requests = match prepare_save(&shared.preparer(&connection, namespace), save, newest).await {
         Ok(requests) => requests,
         Err(failure) => return Err(give_up(connection, failure).await.into()),
     };
-    // The last moment to hear of a later history.
-    if !shared.lineage.trusts(connection.made()) {
+    // The last moment to hear of a later history. What was decided before this connection was made may have the epoch before its.
+    let is_outrun = newest.is_some() && shared.lineage.epoch() > save.head.epoch;
+    if is_outrun || !shared.lineage.trusts(connection.made()) {
         drop(requests);
         drop(connection);
         return Err(outdated());
     }
-    match send_commit(&connection, &requests).await {
-        Outcome::Committed(_) => {
-            drop(requests);
-            connection.release();
-            Ok(())
-        }
-        Outcome::Undone(failure) => {
-            drop(requests);
-            Err(give_up(connection, failure).await.into())
-        }
-        Outcome::Unknown(lost) => {
-            drop(requests);
-            drop(connection);
-            find(shared, namespace, save, &lost).await
-        }
-    }
-}
-
-/// Saves and commits a batch in one round trip, if what it was decided on is so still.
-pub(super) async fn append(shared: &Shared, namespace: &str, newest: &str, save: &Save) -> Result<Time, StoreError> {
-    let connection = patiently(async || Connection::get(&shared.writers).await).await?;
-    let requests = match prepare_append(&shared.preparer(&connection, namespace), newest, save).await {
-        Ok(requests) => requests,
-        Err(failure) => return Err(give_up(connection, failure).await.into()),
-    };
-    // The last moment to hear of a later history. An epoch that began when this connection was made has to be in what is decided.
-    let is_trusted = shared.lineage.trusts(connection.made());
-    if !is_trusted || shared.lineage.epoch() > save.head.epoch {
-        drop(requests);
-        if is_trusted {
-            connection.release();
-        }
-        return Err(overtaken());
-    }
-    match send_commit(&connection, &requests).await {
+    let outcome = send_commit(&connection, &requests).await;
+    drop(requests);
+    match outcome {
         Outcome::Committed(answers) => {
-            drop(requests);
             connection.release();
             // The last before the commit notes the batch, and tells the time.
             let noted = answers.iter().rev().nth(1).and_then(|rows| rows.first());
             Ok(noted.map_or(save.head.now, |row| Time(row.get(0))))
         }
-        Outcome::Undone(failure) => {
-            drop(requests);
-            Err(give_up(connection, failure).await.into())
-        }
+        Outcome::Undone(failure) => Err(give_up(connection, failure).await.into()),
         Outcome::Unknown(lost) => {
-            drop(requests);
             drop(connection);
             find(shared, namespace, save, &lost).await.map(|()| save.head.now)
         }
     }
-}
-
-async fn prepare_append<'a>(
-    prepare: &Preparer<'a>,
-    newest: &'a str,
-    save: &'a Save,
-) -> Result<Vec<Request<'a>>, Failure> {
-    let mut requests = vec![prepare.bare(BEGIN).await?, prepare.head(LOCK_HEAD).await?];
-    requests.extend(prepare_save(prepare, save, Some(newest)).await?);
-    Ok(requests)
 }
 
 /// What is known of a commit.
@@ -244,7 +212,11 @@ async fn prepare_save<'a>(
     save: &'a Save,
     newest: Option<&'a str>,
 ) -> Result<Vec<Request<'a>>, Failure> {
-    let mut requests = prepare.save(save, newest).await?;
+    let mut requests = Vec::new();
+    if newest.is_some() {
+        requests.extend([prepare.bare(BEGIN).await?, prepare.head(LOCK_HEAD).await?]);
+    }
+    requests.extend(prepare.save(save, newest).await?);
     requests.push(prepare.bare(COMMIT).await?);
     Ok(requests)
 }

@@ -15,7 +15,7 @@ use crate::lane::{Call, Commit, Committed, Decision, Urgency, World};
 use crate::locks;
 use crate::tail::Whole;
 use crate::tasks::rules::{self, Word};
-use crate::tasks::{PayloadRole, Task, TaskState};
+use crate::tasks::{Task, TaskState};
 use crate::time::Time;
 
 /// How many bytes an attempt's token may have: a task's id and what makes it unguessable.
@@ -187,12 +187,10 @@ pub async fn assignment(
         return Ok(None);
     }
     // Delegated and assigned in one commit: all that there is of it is in there.
-    if let Some(commit) = commit {
-        let payload = |role| commit.payloads.get(&(task.task_id.clone(), role)).cloned().flatten();
-        if payload(PayloadRole::Input).is_some() {
-            let payloads = PayloadRole::ALL.into_iter().filter_map(payload).collect();
-            return Ok(Some(assignment_of(&Whole { task, payloads }, commit.head.now)));
-        }
+    if let Some(commit) = commit
+        && let Some(whole) = Whole::made_by(&task, commit)
+    {
+        return Ok(Some(assignment_of(&whole, commit.head.now)));
     }
     let (head, whole) = convert::read(&app.store, namespace, &task.task_id).await?;
     // It may have moved on since.
