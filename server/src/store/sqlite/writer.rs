@@ -6,7 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel};
 use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
@@ -98,9 +98,8 @@ impl Writer {
                     checkpoint::fold(&self.session.connection, truncate);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    dirty = false;
-                    // If it is at work already it will come to this in its own time.
-                    let _ = self.checkpoints.try_send(Pressure::Idle);
+                    // If it has been called already and is still at work, it is told later.
+                    dirty = matches!(self.checkpoints.try_send(Pressure::Idle), Err(TrySendError::Full(_)));
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return,
             }
