@@ -27,26 +27,32 @@ pub(super) enum Pressure {
 /// Works until the writer is gone.
 pub(super) fn run(session: &Session, calls: &Receiver<Pressure>, writer: &Sender<Message>) {
     while let Ok(pressure) = calls.recv() {
-        let Some(log) = checkpoint(&session.connection, "PASSIVE") else {
-            continue;
-        };
-        let truncate = matches!(pressure, Pressure::Idle) && log > MAX_IDLE_PAGES;
-        if writer.send(Message::Fold { truncate }).is_err() {
+        if checkpoint(&session.connection, "PASSIVE").is_some() && writer.send(Message::Fold(pressure)).is_err() {
             return;
         }
     }
 }
 
-/// The writer's part.
-pub(super) fn fold(connection: &Connection, truncate: bool) {
-    checkpoint(connection, if truncate { "TRUNCATE" } else { "PASSIVE" });
+/// The writer's part. Tells whether the log is as small as it should be when there is nothing to do.
+pub(super) fn fold(connection: &Connection, pressure: &Pressure) -> bool {
+    let Some(log) = checkpoint(connection, "PASSIVE") else {
+        return false;
+    };
+    log <= MAX_IDLE_PAGES || (matches!(pressure, Pressure::Idle) && checkpoint(connection, "TRUNCATE").is_some())
 }
 
-/// Tells how many pages the log holds. A checkpoint that cannot be made now is made another time: nothing depends on it but space.
+/// Tells how many pages the log holds; nothing, if the checkpoint could not be made now, because another one was being made or
+/// somebody was reading. It is made another time: nothing depends on it but space.
 fn checkpoint(connection: &Connection, mode: &str) -> Option<i64> {
-    let result = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(1));
-    if let Err(error) = &result {
-        tracing::debug!(%error, mode, "no checkpoint now");
+    let result = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+        Ok((row.get::<_, bool>(0)?, row.get(1)?))
+    });
+    match result {
+        Ok((false, log)) => Some(log),
+        Ok((true, _)) => None,
+        Err(error) => {
+            tracing::debug!(%error, mode, "no checkpoint now");
+            None
+        }
     }
-    result.ok()
 }

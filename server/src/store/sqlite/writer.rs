@@ -6,7 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
@@ -27,9 +27,7 @@ const IDLE: Duration = Duration::from_secs(2);
 pub(super) enum Message {
     Begin(Begin),
     /// Fold what is left of the write-ahead log into the file; it is little, the checkpoint thread has done the rest.
-    Fold {
-        truncate: bool,
-    },
+    Fold(Pressure),
     /// Nobody will ask for anything any more.
     Close,
 }
@@ -94,12 +92,12 @@ impl Writer {
                     dirty = true;
                     self.watch_log();
                 }
-                Ok(Message::Fold { truncate }) => {
-                    checkpoint::fold(&self.session.connection, truncate);
+                Ok(Message::Fold(pressure)) => {
+                    dirty = !checkpoint::fold(&self.session.connection, &pressure);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    // If it has been called already and is still at work, it is told later.
-                    dirty = matches!(self.checkpoints.try_send(Pressure::Idle), Err(TrySendError::Full(_)));
+                    // Again and again until the log is small: the thread may be at work, or somebody may be reading.
+                    let _ = self.checkpoints.try_send(Pressure::Idle);
                 }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => return,
             }
