@@ -4,7 +4,7 @@
 //! stands still between events, whose chance comes from a seed, and whose processes can be stopped and killed (`simulated`). Nothing of
 //! that is in the program that is built.
 
-use std::hash::{BuildHasher, DefaultHasher};
+use std::hash::BuildHasher;
 use std::time::SystemTime;
 
 use rand::distr::uniform::{SampleRange, SampleUniform};
@@ -22,18 +22,18 @@ pub type HashMap<K, V> = std::collections::HashMap<K, V, Hashing>;
 pub type HashSet<T> = std::collections::HashSet<T, Hashing>;
 
 #[cfg(not(test))]
-type Keys = std::hash::RandomState;
+type Keys = ahash::RandomState;
 #[cfg(test)]
-type Keys = std::hash::BuildHasherDefault<DefaultHasher>;
+type Keys = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
-/// How [`HashMap`] and [`HashSet`] hash: with keys that nobody outside can know.
+/// How [`HashMap`] and [`HashSet`] hash: fast, and with keys that nobody outside can know, for clients choose what is hashed.
 #[derive(Clone, Debug, Default)]
 pub struct Hashing(Keys);
 
 impl BuildHasher for Hashing {
-    type Hasher = DefaultHasher;
+    type Hasher = <Keys as BuildHasher>::Hasher;
 
-    fn build_hasher(&self) -> DefaultHasher {
+    fn build_hasher(&self) -> Self::Hasher {
         self.0.build_hasher()
     }
 }

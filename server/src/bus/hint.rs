@@ -9,6 +9,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use data_encoding::HEXLOWER;
 use ring::hmac;
 
 use super::codec::{Malformed, Reader, Writer};
@@ -85,7 +86,7 @@ impl Seal {
     /// The channel of the store: it tells those who know the id from others, and does not tell the id.
     pub(super) fn channel(&self) -> String {
         let name = hmac::sign(&self.0, b"channel");
-        let hex: String = name.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = HEXLOWER.encode(&name.as_ref()[..16]);
         format!("drumline:{hex}")
     }
 

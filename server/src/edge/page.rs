@@ -1,5 +1,7 @@
 //! Pages of lists: how many rows, and from where.
 
+use data_encoding::HEXLOWER;
+
 use crate::error::{Reason, Refusal};
 use crate::store::row::Value;
 
@@ -51,7 +53,7 @@ pub fn token(after: &[Value], list: &str) -> String {
             Value::Blob(blob) => push_bytes(&mut bytes, 3, blob),
         }
     }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&bytes)
 }
 
 fn push_bytes(bytes: &mut Vec<u8>, tag: u8, content: &[u8]) {
@@ -66,14 +68,10 @@ fn decode(token: &str, list: &str) -> Result<Vec<Value>, Refusal> {
 }
 
 fn parse(token: &str, list: &str) -> Option<Vec<Value>> {
-    if !token.len().is_multiple_of(2) || token.len() > 4_096 || !token.is_ascii() {
+    if token.len() > 4_096 {
         return None;
     }
-    let bytes: Option<Vec<u8>> = (0..token.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(token.get(at..at + 2)?, 16).ok())
-        .collect();
-    let bytes = bytes?;
+    let bytes = HEXLOWER.decode(token.as_bytes()).ok()?;
     let (hash, mut rest) = bytes.split_at_checked(8)?;
     if hash != list_hash(list).to_be_bytes() {
         return None;

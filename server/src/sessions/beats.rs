@@ -233,6 +233,18 @@ impl Beats {
         self.lock().get(namespace, session_id).map(|beat| beat.last)
     }
 
+    /// When each of these was last heard of.
+    pub fn last_of_each<'a>(
+        &self,
+        namespace: &str,
+        sessions: impl Iterator<Item = Option<&'a Session>>,
+    ) -> Vec<Option<Instant>> {
+        let lives = self.lock();
+        let known = lives.by_namespace.get(namespace);
+        let last = |session: &Session| known?.get(&session.session_id).map(|beat| beat.last);
+        sessions.map(|session| session.and_then(last)).collect()
+    }
+
     /// Follows what becomes of a live session; nothing if it is not known here.
     pub fn follow(&self, namespace: &str, session_id: &str) -> Option<watch::Receiver<Sign>> {
         let mut lives = self.lock();

@@ -3,6 +3,7 @@
 //! A step that was released is never edited; what changes comes as a new step. A database that has steps which this program does not
 //! know, or other ones under the same numbers, is refused: a newer version may have been writing to it.
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
@@ -56,11 +57,7 @@ pub(super) struct Applied {
 
 /// What tells one text of a step from another.
 pub(super) fn checksum(sql: &str) -> String {
-    Sha256::digest(sql)
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    HEXLOWER.encode(&Sha256::digest(sql)[..16])
 }
 
 /// What a database that has had these steps needs.

@@ -3,7 +3,7 @@
 //! The agents of each capability are kept in the order of their fitness, so that the first page costs a page, however many there are.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -69,16 +69,25 @@ pub struct Directory {
     begun: bool,
     agents: HashMap<String, Known>,
     sessions: HashMap<String, Arc<Session>>,
-    /// The agents of each capability, the fittest first; under the empty name every agent.
-    ranks: HashMap<String, BTreeSet<Place>>,
+    /// The agents of each capability; under the empty name every agent.
+    ranks: HashMap<String, Rank>,
     watches: Vec<Weak<Changed>>,
     /// What the directory has seen.
     position: i64,
 }
 
 struct Known {
-    agent: Arc<Agent>,
+    entry: Entry,
     place: Place,
+}
+
+/// The agents of a capability.
+#[derive(Default)]
+struct Rank {
+    /// The fittest first. They are here whole, so that a page is read from one place.
+    entries: BTreeMap<Place, Entry>,
+    /// By what they want as input, those who are there: a schema that thousands share is checked once.
+    schemas: HashMap<String, BTreeSet<Arc<str>>>,
 }
 
 /// Which agents changed since somebody looked last: a set, so that it does not grow with the number of changes.
@@ -217,10 +226,10 @@ impl Directory {
         }
         let mut changed: HashSet<&str> = commit.agents.keys().map(String::as_str).collect();
         for (session_id, session) in &commit.sessions {
+            changed.extend(session.as_ref().map(|session| session.agent_id.as_str()));
             match session {
                 Some(session) if session.is_live() => {
                     self.sessions.insert(session_id.clone(), Arc::clone(session));
-                    changed.insert(&session.agent_id);
                 }
                 _ => {
                     self.sessions.remove(session_id);
@@ -258,49 +267,50 @@ impl Directory {
             self.unrank(&known);
         }
         if let Some(agent) = agent.filter(|agent| agent.is_listed()) {
-            let place = self.entry(&agent).place();
-            let known = Known { agent, place };
-            for name in names(&known.agent) {
+            let entry = self.entry(agent);
+            let place = entry.place();
+            for (name, schema) in names(&entry.agent) {
                 match self.ranks.get_mut(name) {
-                    Some(rank) => rank.insert(known.place.clone()),
+                    Some(rank) => rank.put(&place, &entry, schema),
                     None => self
                         .ranks
                         .entry(name.to_owned())
                         .or_default()
-                        .insert(known.place.clone()),
-                };
+                        .put(&place, &entry, schema),
+                }
             }
-            self.agents.insert(agent_id.to_owned(), known);
+            self.agents.insert(agent_id.to_owned(), Known { entry, place });
         }
     }
 
-    /// Gives an agent its place anew, if its session has changed it.
+    /// Gives an agent its place anew, if its session has changed.
     fn rank(&mut self, agent_id: &str) {
-        if let Some(known) = self.agents.get(agent_id)
-            && self.entry(&known.agent).place() != known.place
-        {
-            let agent = Arc::clone(&known.agent);
-            self.put_agent(agent_id, Some(agent));
+        if let Some(known) = self.agents.get(agent_id) {
+            let entry = self.entry(Arc::clone(&known.entry.agent));
+            let as_it_was = match (&entry.session, &known.entry.session) {
+                (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+                (new, old) => new.is_none() && old.is_none(),
+            };
+            if !as_it_was {
+                self.put_agent(agent_id, Some(entry.agent));
+            }
         }
     }
 
     fn unrank(&mut self, known: &Known) {
-        for name in names(&known.agent) {
+        for (name, schema) in names(&known.entry.agent) {
             if let Some(rank) = self.ranks.get_mut(name) {
-                rank.remove(&known.place);
-                if rank.is_empty() {
+                rank.take(&known.place, schema);
+                if rank.entries.is_empty() {
                     self.ranks.remove(name);
                 }
             }
         }
     }
 
-    fn entry(&self, agent: &Arc<Agent>) -> Entry {
+    fn entry(&self, agent: Arc<Agent>) -> Entry {
         let session = agent.session_id.as_ref().and_then(|id| self.sessions.get(id)).cloned();
-        Entry {
-            agent: Arc::clone(agent),
-            session,
-        }
+        Entry { agent, session }
     }
 
     /// Every agent, or every one with a capability, the fittest first, after a place or from the beginning.
@@ -308,23 +318,23 @@ impl Directory {
         &'a self,
         capability: Option<&str>,
         after: Option<&Place>,
-    ) -> impl Iterator<Item = (&'a Place, Entry)> + use<'a> {
+    ) -> impl Iterator<Item = (&'a Place, &'a Entry)> + use<'a> {
         let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
         let rank = self.ranks.get(capability.unwrap_or_default());
-        let places = rank
-            .into_iter()
-            .flat_map(move |rank| rank.range((from.clone(), Bound::Unbounded)));
-        places.filter_map(|place| Some((place, self.get(&place.agent_id)?)))
+        rank.into_iter()
+            .flat_map(move |rank| rank.entries.range((from.clone(), Bound::Unbounded)))
     }
 
-    /// Every agent, or every one with a capability, the fittest first.
-    pub fn entries<'a>(&'a self, capability: Option<&str>) -> impl Iterator<Item = Entry> + use<'a> {
-        self.ranked(capability, None).map(|(_, entry)| entry)
+    /// What agents that are there want as input of a capability: each schema, with the first agent, by name, that has it.
+    pub fn schemas(&self, capability: &str) -> impl Iterator<Item = (&str, &str)> {
+        let rank = self.ranks.get(capability);
+        let schemas = rank.into_iter().flat_map(|rank| &rank.schemas);
+        schemas.filter_map(|(schema, agents)| Some((schema.as_str(), agents.first()?.as_ref())))
     }
 
     /// One agent.
-    pub fn get(&self, agent_id: &str) -> Option<Entry> {
-        self.agents.get(agent_id).map(|known| self.entry(&known.agent))
+    pub fn get(&self, agent_id: &str) -> Option<&Entry> {
+        self.agents.get(agent_id).map(|known| &known.entry)
     }
 
     /// Follows what changes from now on.
@@ -340,10 +350,38 @@ impl Directory {
     }
 }
 
-/// The names that an agent is found under: its capabilities', and the empty one.
-fn names(agent: &Agent) -> impl Iterator<Item = &str> {
-    let names = agent.capabilities.iter().map(|capability| capability.name.as_str());
-    names.chain([""])
+impl Rank {
+    fn put(&mut self, place: &Place, entry: &Entry, schema: Option<&str>) {
+        self.entries.insert(place.clone(), entry.clone());
+        if let Some(schema) = schema.filter(|_| entry.session.is_some()) {
+            let agent_id = Arc::clone(&place.agent_id);
+            match self.schemas.get_mut(schema) {
+                Some(agents) => {
+                    agents.insert(agent_id);
+                }
+                None => {
+                    self.schemas.insert(schema.to_owned(), BTreeSet::from([agent_id]));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, place: &Place, schema: Option<&str>) {
+        self.entries.remove(place);
+        if let Some((schema, agents)) = schema.and_then(|schema| Some((schema, self.schemas.get_mut(schema)?))) {
+            agents.remove(&place.agent_id);
+            if agents.is_empty() {
+                self.schemas.remove(schema);
+            }
+        }
+    }
+}
+
+/// The names that an agent is found under, with what it wants as input there: its capabilities', and the empty one.
+fn names(agent: &Agent) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let capabilities = agent.capabilities.iter();
+    let names = capabilities.map(|capability| (capability.name.as_str(), Some(capability.input_schema.as_str())));
+    names.chain([("", None)])
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Discovery: the fittest agents that match, from the directory that the tail keeps in memory.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::edge::Context;
 use crate::edge::check::{Check, MAX_ID};
 use crate::edge::page::{self, Page};
 use crate::error::{Reason, Refusal};
+use crate::machine::HashSet;
 use crate::store::row::Value;
 use crate::tail::{Cursor, Directory, Entry, Feed, Place};
 use crate::time::Time;
@@ -121,17 +122,18 @@ pub(super) fn look(directory: &Directory, wanted: &Wanted, after: Option<&Place>
         next: None,
         position: directory.position(),
     };
+    let mut last: Option<&Place> = None;
     for (looked, (place, entry)) in directory.ranked(wanted.capability.as_deref(), after).enumerate() {
         if wanted.is_over(place) {
-            found.next = None;
-            break;
+            return found;
         }
         if looked == CHUNK || found.entries.len() == most {
-            break;
+            found.next = last.cloned();
+            return found;
         }
-        found.next = Some(place.clone());
-        if wanted.matches(&entry) {
-            found.entries.push((place.clone(), entry));
+        last = Some(place);
+        if wanted.matches(entry) {
+            found.entries.push((place.clone(), entry.clone()));
         }
     }
     found
@@ -152,7 +154,7 @@ pub(super) async fn list(
     wait_for(&feed, context, &request.min_position).await?;
 
     let mut agents: Vec<v1::Agent> = Vec::new();
-    let mut seen: HashSet<Arc<str>> = HashSet::new();
+    let mut seen: HashSet<Arc<str>> = HashSet::default();
     let mut bytes = 0;
     let mut next_page_token = String::new();
     let position = 'pages: loop {
@@ -160,14 +162,17 @@ pub(super) async fn list(
         let found = feed
             .directory(|directory| look(directory, &wanted, after.as_ref(), most))
             .await?;
-        for (place, entry) in found.entries {
+        let sessions = found.entries.iter().map(|(_, entry)| entry.session.as_deref());
+        agents.reserve(found.entries.len().min(page.size - agents.len()));
+        let last = app.beats.last_of_each(&context.namespace, sessions);
+        for ((place, entry), last) in found.entries.into_iter().zip(last) {
             if agents.len() == page.size || (bytes > app.limits.max_message_bytes / 2 && !agents.is_empty()) {
                 next_page_token = after.map_or(String::new(), |after| token(&after, &list));
                 break 'pages found.position;
             }
             // An agent whose place changed between two looks is not sent twice.
             if seen.insert(Arc::clone(&place.agent_id)) {
-                let agent = view::seen(app, &context.namespace, &entry.agent, entry.session.as_deref());
+                let agent = view::heard(&entry.agent, entry.session.as_deref(), last);
                 bytes += agent.encoded_len();
                 agents.push(agent);
             }

@@ -7,6 +7,7 @@ use drumline_proto::v1;
 use crate::app::App;
 use crate::edge::check::{Check, MAX_ID};
 use crate::edge::payload;
+use crate::machine::Instant;
 use crate::registry::rules::Registration;
 use crate::registry::{Agent, Capability, SaidStatus, schema};
 use crate::sessions::{MAX_TTL, MIN_TTL, Session};
@@ -25,11 +26,13 @@ const MAX_SLOTS: i32 = 10_000;
 pub fn seen(app: &App, namespace: &str, agent: &Agent, session: Option<&Session>) -> v1::Agent {
     let session = session.filter(|session| session.is_live());
     let last = session.and_then(|session| app.beats.last(namespace, &session.session_id));
-    to_proto(
-        agent,
-        session,
-        last.map(|last| Time::of_this_machine() - last.elapsed()),
-    )
+    heard(agent, session, last)
+}
+
+/// An agent as others see it, last heard of then.
+pub(super) fn heard(agent: &Agent, session: Option<&Session>, last: Option<Instant>) -> v1::Agent {
+    let last = last.map(|last| Time::of_this_machine() - last.elapsed());
+    to_proto(agent, session.filter(|session| session.is_live()), last)
 }
 
 fn to_proto(agent: &Agent, session: Option<&Session>, last_heartbeat: Option<Time>) -> v1::Agent {

@@ -135,7 +135,10 @@ impl Watcher {
 
     /// Sends an agent as it is now, or that it is no longer wanted.
     async fn send(&mut self, agent_id: &str) -> Result<(), End> {
-        let entry = self.feed.directory(|directory| directory.get(agent_id)).await?;
+        let entry = self
+            .feed
+            .directory(|directory| directory.get(agent_id).cloned())
+            .await?;
         let agent = entry
             .as_ref()
             .map(|entry| view::seen(&self.app, &self.namespace, &entry.agent, entry.session.as_deref()));

@@ -11,6 +11,7 @@ use std::time::Duration;
 fn registration(agent: u8, bits: u8) -> Registration {
     let capability = |name: &str| Capability {
         name: name.to_owned(),
+        input_schema: ["", "{}"][usize::from(bits >> 2 & 1)].to_owned(),
         ..Capability::default()
     };
     Registration {
@@ -87,7 +88,7 @@ fn expected(world: &World, capability: &str) -> Vec<String> {
         .agents
         .known()
         .into_iter()
-        .filter(|agent| agent.is_listed() && names(agent).any(|name| name == capability))
+        .filter(|agent| agent.is_listed() && names(agent).any(|(name, _)| name == capability))
         .map(|agent| {
             let session = agent.session_id.as_ref().map(|id| &sessions[id]);
             let free = session.map_or(-1, |session| agent.free_slots(Some(session)));
@@ -97,6 +98,20 @@ fn expected(world: &World, capability: &str) -> Vec<String> {
         .collect();
     agents.sort();
     agents.into_iter().map(|(_, _, agent_id)| agent_id).collect()
+}
+
+/// What those who are there want as input, and who wants it first.
+fn expected_schemas<'a>(directory: &'a Directory, capability: &str) -> BTreeMap<&'a str, &'a str> {
+    let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+    let there = directory.ranked(Some(""), None).map(|(_, entry)| entry);
+    for entry in there.filter(|entry| entry.session.is_some()) {
+        let agent_id = entry.agent.agent_id.as_str();
+        for known in entry.agent.capabilities.iter().filter(|known| known.name == capability) {
+            let first = first.entry(&known.input_schema).or_insert(agent_id);
+            *first = agent_id.min(*first);
+        }
+    }
+    first
 }
 
 /// One step on the agent: registers, ends, loads, says busy, says goodbye.
@@ -168,8 +183,15 @@ proptest! {
             }
             if directory.begun {
                 for capability in ["", "a", "b"] {
-                    let found: Vec<_> = directory.entries(Some(capability)).map(|entry| entry.agent.agent_id.clone()).collect();
+                    let found: Vec<_> = directory.ranked(Some(capability), None).map(|(_, entry)| entry.agent.agent_id.clone()).collect();
                     prop_assert_eq!(&found, &expected(&world, capability));
+                    for (_, entry) in directory.ranked(Some(capability), None) {
+                        let id = entry.agent.session_id.as_ref();
+                        let session = id.and_then(|id| world.sessions.get(id).unwrap()).filter(|session| session.is_live());
+                        prop_assert_eq!(&entry.session, &session);
+                    }
+                    let schemas: BTreeMap<&str, &str> = directory.schemas(capability).collect();
+                    prop_assert_eq!(schemas, expected_schemas(&directory, capability));
                     // Pages from any place go on where the place is.
                     let places: Vec<Place> = directory.ranked(Some(capability), None).map(|(place, _)| place.clone()).collect();
                     if let Some(middle) = places.get(places.len() / 2) {

@@ -1,5 +1,6 @@
 //! The queues of ready tasks: which one a task waits in, and how it comes and goes.
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::look;
@@ -15,10 +16,7 @@ pub(in crate::tasks) fn of(task: &Task) -> Queue {
     excluded.dedup();
     let identity = (&task.capability, &task.target_agent, &task.requirements.0, &excluded);
     let identity = serde_json::to_vec(&identity).unwrap_or_default();
-    let queue_id = Sha256::digest(identity)[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let queue_id = HEXLOWER.encode(&Sha256::digest(identity)[..16]);
     let target_agent = Some(task.target_agent.clone()).filter(|target| !target.is_empty());
     Queue {
         queue_id,

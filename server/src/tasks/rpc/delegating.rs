@@ -120,27 +120,17 @@ fn judge(schemas: &BTreeMap<String, String>, delegation: &Delegation) -> Result<
 async fn schemas(feed: &Feed, delegation: &Delegation) -> Result<BTreeMap<String, String>, Refusal> {
     let (name, target) = (delegation.capability.as_str(), delegation.target_agent.as_str());
     feed.directory(|directory| {
-        let mut schemas: BTreeMap<String, String> = BTreeMap::new();
-        for entry in directory.entries(Some(name)) {
-            let agent = &entry.agent;
-            if entry.session.is_none() || !(target.is_empty() || *target == agent.agent_id) {
-                continue;
-            }
-            let capability = agent.capabilities.iter().find(|capability| capability.name == name);
-            let Some(schema) = capability.map(|capability| capability.input_schema.as_str()) else {
-                continue;
-            };
-            if let Some(first) = schemas.get_mut(schema) {
-                if agent.agent_id < *first {
-                    first.clone_from(&agent.agent_id);
-                }
-            } else if schemas.len() > MAX_SCHEMAS {
-                break;
-            } else {
-                schemas.insert(schema.to_owned(), agent.agent_id.clone());
-            }
+        let owned = |(schema, agent_id): (&str, &str)| (schema.to_owned(), agent_id.to_owned());
+        if target.is_empty() {
+            return directory.schemas(name).take(MAX_SCHEMAS + 1).map(owned).collect();
         }
-        schemas
+        let there = directory.get(target).filter(|entry| entry.session.is_some());
+        let mut capabilities = there.into_iter().flat_map(|entry| entry.agent.capabilities.iter());
+        let capability = capabilities.find(|capability| capability.name == name);
+        capability
+            .map(|capability| owned((&capability.input_schema, target)))
+            .into_iter()
+            .collect()
     })
     .await
 }
