@@ -267,6 +267,12 @@ impl Shown for pb::Task {
             (State::Completed, _) | (_, None) => human::or_dash(&self.progress_message),
             (_, Some(error)) => format!("{}: {}", error.kind, error.message),
         };
+        // Many agents never say how far they are.
+        let progress = if self.progress > 0.0 {
+            format!("{:.0}%", self.progress * 100.0)
+        } else {
+            human::or_dash("")
+        };
         vec![
             self.task_id.clone(),
             human::or_dash(&self.capability),
@@ -277,7 +283,7 @@ impl Shown for pb::Task {
                 &self.agent_id
             }),
             self.attempt.to_string(),
-            format!("{:.0}%", self.progress * 100.0),
+            progress,
             human::age(self.create_time.as_ref(), now),
             note,
         ]

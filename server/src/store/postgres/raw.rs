@@ -147,7 +147,7 @@ async fn connect(target: &Target) -> Result<Client, StoreError> {
 
 async fn settings(client: &Client) -> Result<String, Error> {
     let read = "SELECT 'PostgreSQL ' || current_setting('server_version') || ', ' || \
-        string_agg(name || '=' || setting || coalesce(unit, ''), ' ' ORDER BY name) FROM pg_settings WHERE name IN \
+        string_agg(name || '=' || current_setting(name), ' ' ORDER BY name) FROM pg_settings WHERE name IN \
         ('fsync', 'synchronous_commit', 'full_page_writes', 'wal_sync_method', 'shared_buffers', 'synchronous_standby_names')";
     Ok(client.query_one(read, &[]).await?.get(0))
 }
