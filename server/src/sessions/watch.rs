@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::beats::{Beats, Suspect, patience};
-use super::gap::Gap;
+use super::gap::{Asker, Gap};
 use super::{BeatRecord, Life, Session, rules};
 use crate::app::App;
 use crate::error::Refusal;
@@ -41,6 +41,8 @@ pub struct Watchman {
     pub beats: Beats,
     /// When they could not be seen.
     pub gap: Gap,
+    /// Who looks for them in the store.
+    pub asker: Asker,
 }
 
 impl Watchman {
@@ -98,8 +100,8 @@ impl Watchman {
             .iter()
             .map(|suspect| suspect.session_id.clone())
             .collect::<Vec<_>>();
-        let read = self.store.get_all_at::<BeatRecord>(&suspects[0].namespace, &keys).await;
-        let Ok((now, beats)) = read else {
+        let read = self.store.get_all_at::<BeatRecord>(&suspects[0].namespace, &keys);
+        let Ok((now, beats)) = self.asker.heard(read).await else {
             // The store is not there: everybody lives on, and is looked at again.
             tokio::time::sleep(RETRY).await;
             for Suspect { namespace, session_id } in &suspects {
