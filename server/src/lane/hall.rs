@@ -167,10 +167,11 @@ impl Hall {
                 committed.map_err(NotSaved::Error)
             }
             Way::After(newest) => {
+                let asked = Instant::now();
                 let appended = self.store.append(&self.namespace, &newest, save);
                 match self.asker.heard(appended).await {
                     Ok(time) => {
-                        self.remembering.told(time);
+                        self.remembering.told(time, asked);
                         Ok(())
                     }
                     Err(StoreError::Unavailable(cause)) => {
@@ -210,12 +211,13 @@ impl Hall {
         remembered: Option<Head>,
     ) -> Result<Option<Decided>, Failed> {
         let plan = std::mem::take(&mut batch.plan);
+        let asked = Instant::now();
         let begun = self.store.begin(&self.namespace, plan.clone());
         let (mut transaction, head, rows) = match self.asker.heard(begun).await {
             Ok(begun) => begun,
             Err(error) => return batch.give_up(error),
         };
-        self.remembering.told(head.now);
+        self.remembering.told(head.now, asked);
         let mut loaded = Some((plan, rows));
         let is_late = head.now.since(batch.world.now()) > TOO_EARLY && !batch.decided.is_empty();
         let is_wrong = remembered.is_some_and(|remembered| !is_still(&remembered, &head));
