@@ -231,7 +231,9 @@ impl Check for Locks {
     fn failed_over(&mut self, namespace: &str, memory: &Memory) {
         for (resource_id, resource) in &mut self.resources {
             let lock = memory.row::<Lock>(namespace, resource_id);
-            resource.current = lock.map_or(0, |lock| lock.token);
+            resource.current = lock.as_ref().map_or(0, |lock| lock.token);
+            resource.ttl = lock.as_ref().map_or(Duration::ZERO, |lock| lock.ttl);
+            resource.attempt = lock.and_then(|lock| lock.attempt_token);
             resource.written = resource.written.min(resource.current);
         }
         self.has_failed_over = true;
