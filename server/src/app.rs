@@ -59,9 +59,17 @@ impl App {
         let on_lost: OnLost = Box::new(move |namespace| drop(lost.send(Arc::clone(namespace))));
         let gap = Gap::new();
         let tail = Tail::start(store.clone(), bus, observers, on_lost, &gap, draining.clone()).await?;
+        let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone(), retention);
+        let watchman = Watchman {
+            store: store.clone(),
+            lanes: lanes.clone(),
+            beats: beats.clone(),
+            gap: gap.clone(),
+            asker: gap.asker(),
+        };
+        let alive = watchman.alive().await?;
         // Up to here nobody could make themselves heard.
         gap.ends();
-        let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone(), retention);
         Sweep::start(
             due.clone(),
             store.clone(),
@@ -70,14 +78,7 @@ impl App {
             retention,
             draining.clone(),
         );
-        let watchman = Watchman {
-            store: store.clone(),
-            lanes: lanes.clone(),
-            beats: beats.clone(),
-            gap: gap.clone(),
-            asker: gap.asker(),
-        };
-        watchman.clone().start(draining.clone());
+        watchman.clone().start(alive, draining.clone());
         let begin_again = begin_again(lost_of, watchman, due);
         let stopping = draining.clone();
         machine::spawn(async move { stopping.run_until_cancelled(begin_again).await });
