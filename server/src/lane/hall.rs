@@ -220,7 +220,9 @@ impl Hall {
         self.remembering.told(head.now, asked);
         let mut loaded = Some((plan, rows));
         let is_late = head.now.since(batch.world.now()) > TOO_EARLY && !batch.decided.is_empty();
-        let is_wrong = remembered.is_some_and(|remembered| !is_still(&remembered, &head));
+        // Nobody commits below an epoch that has begun.
+        let is_of_before = self.store.epoch() > batch.world.head().epoch;
+        let is_wrong = remembered.is_some_and(|remembered| is_of_before || !is_still(&remembered, &head));
         if is_wrong {
             self.remembering.was_wrong();
         }
