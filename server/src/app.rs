@@ -57,10 +57,19 @@ impl App {
         let draining = CancellationToken::new();
         let (lost, lost_of) = tokio::sync::mpsc::unbounded_channel();
         let on_lost: OnLost = Box::new(move |namespace| drop(lost.send(Arc::clone(namespace))));
-        let tail = Tail::start(store.clone(), bus, observers, on_lost, draining.clone()).await?;
-        // Up to here nobody could make themselves heard.
         let gap = Gap::new();
+        let tail = Tail::start(store.clone(), bus, observers, on_lost, &gap, draining.clone()).await?;
         let lanes = Lanes::new(store.clone(), tail.clone(), gap.clone(), retention);
+        let watchman = Watchman {
+            store: store.clone(),
+            lanes: lanes.clone(),
+            beats: beats.clone(),
+            gap: gap.clone(),
+            asker: gap.asker(),
+        };
+        let alive = watchman.alive().await?;
+        // Up to here nobody could make themselves heard.
+        gap.ends();
         Sweep::start(
             due.clone(),
             store.clone(),
@@ -69,19 +78,13 @@ impl App {
             retention,
             draining.clone(),
         );
-        let watchman = Watchman {
-            store: store.clone(),
-            lanes: lanes.clone(),
-            beats: beats.clone(),
-            gap: gap.clone(),
-        };
-        watchman.clone().start(draining.clone());
+        watchman.clone().start(alive, draining.clone());
         let begin_again = begin_again(lost_of, watchman, due);
         let stopping = draining.clone();
         machine::spawn(async move { stopping.run_until_cancelled(begin_again).await });
         let pulse = store
             .is_shared()
-            .then(|| Pulse::start(store.clone(), beats.home().to_owned()));
+            .then(|| Pulse::start(store.clone(), beats.home().to_owned(), &gap));
         Ok(Arc::new(App {
             store,
             lanes,
@@ -126,5 +129,29 @@ mod tests {
         let (app, _) = tokio::join!(App::start(store, Bus::Local, Policy::default()), thaws);
         let app = app.expect("the store is there in the end");
         assert!(app.gap.end().elapsed() < Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_was_silent_while_nobody_called_was_silent() {
+        let _machine = simulated::Simulated::new(1);
+        let database = Database::new(true);
+        let store = Store::Simulated(database.connect());
+        let app = App::start(store, Bus::Local, Policy::default()).await;
+        let app = app.expect("the store is there");
+        let (short, long) = (Duration::from_millis(900), Duration::from_millis(2_500));
+        tokio::time::sleep(long).await;
+        let began = app.gap.end();
+        database.freeze();
+        tokio::time::sleep(short).await;
+        database.thaw();
+        tokio::time::sleep(short).await;
+        assert_eq!(app.gap.end(), began, "no gap, and nothing that looks like one");
+        database.freeze();
+        tokio::time::sleep(long).await;
+        assert_eq!(app.gap.end(), tokio::time::Instant::now(), "it goes on");
+        let thawed = tokio::time::Instant::now();
+        database.thaw();
+        tokio::time::sleep(short).await;
+        assert_eq!(app.gap.end(), thawed);
     }
 }

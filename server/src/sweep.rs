@@ -20,7 +20,7 @@ use crate::lane::{BatchRecord, Call, Decision, Lanes, RequestRecord, Urgency, Wo
 use crate::locks::{self, Lock, Waiter};
 use crate::machine::{self, HashMap};
 use crate::registry::{self, Agent};
-use crate::sessions::gap::Gap;
+use crate::sessions::gap::{Asker, Gap};
 use crate::sessions::{self, Session};
 use crate::store::row::{Row, Value};
 use crate::store::{Head, Selection, Store, TablePlan, TableRows};
@@ -117,6 +117,7 @@ pub struct Sweep {
     lanes: Lanes,
     /// The last time in which clients could not reach the server. Asked inside the jobs: a process that was stopped since may wake there.
     gap: Gap,
+    asker: Asker,
     retention: Retention,
     clock: Clock,
     beginnings: KnownBeginnings,
@@ -187,6 +188,7 @@ impl Sweep {
             due,
             store,
             lanes,
+            asker: gap.asker(),
             gap,
             retention,
             clock: Clock::default(),
@@ -259,11 +261,8 @@ impl Sweep {
             oldest::<RequestRecord>(RequestRecord::BY_AGE, beginnings.request_at),
             oldest::<BatchRecord>(BatchRecord::PRIMARY, beginnings.batch),
         ];
-        let (head, rows) = self
-            .store
-            .read(namespace, plan)
-            .await
-            .map_err(|error| refusal_of(&error))?;
+        let read = self.asker.heard(self.store.read(namespace, plan)).await;
+        let (head, rows) = read.map_err(|error| refusal_of(&error))?;
         let now = head.now;
         self.clock.set(now);
         let mut rows = rows.into_iter();

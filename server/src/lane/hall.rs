@@ -14,14 +14,14 @@ use super::world::{Care, World};
 use crate::config::Retention;
 use crate::error::{Reason, Refusal};
 use crate::machine::{self, Instant};
-use crate::sessions::gap::Gap;
+use crate::sessions::gap::{Asker, Gap};
 use crate::store::{Head, Save, Store, StoreError};
 use crate::tail::Tail;
 
 /// A lane without jobs for this long stops.
 const IDLE: Duration = Duration::from_secs(10);
-/// A store that does not answer for this long was silent.
-const SILENCE: Duration = Duration::from_secs(1);
+/// What was decided so long before others decide is decided again with them: what it rests on may be long past.
+const TOO_EARLY: Duration = Duration::from_secs(1);
 /// How many times a batch may load more. What is decided by then is committed, and the other jobs are a batch of their own; if nothing is
 /// decided, the jobs ask without end: a defect.
 const MAX_LOADS: usize = 64;
@@ -30,12 +30,12 @@ pub(super) struct Hall {
     namespace: Arc<str>,
     store: Store,
     tail: Tail,
-    gap: Gap,
+    /// If the store is silent for long, clients cannot make themselves heard: that is a gap, which is noted before any job decides on
+    /// what it means that somebody was not heard of.
+    asker: Asker,
     queue: Arc<Queue>,
     retention: Retention,
     remembering: Remembering,
-    /// Since when the store was asked and has not answered.
-    unanswered: Option<Instant>,
 }
 
 impl Hall {
@@ -43,7 +43,7 @@ impl Hall {
         namespace: Arc<str>,
         store: Store,
         tail: Tail,
-        gap: Gap,
+        gap: &Gap,
         queue: Arc<Queue>,
         retention: Retention,
     ) -> Hall {
@@ -51,11 +51,10 @@ impl Hall {
             namespace,
             store,
             tail,
-            gap,
+            asker: gap.asker(),
             queue,
             retention,
             remembering: Remembering::default(),
-            unanswered: None,
         }
     }
 
@@ -164,14 +163,15 @@ impl Hall {
     async fn save(&mut self, save: Save, way: Way) -> Result<(), NotSaved> {
         match way {
             Way::Transaction(transaction) => {
-                let committed = heard(&self.gap, &mut self.unanswered, transaction.commit(save)).await;
+                let committed = self.asker.heard(transaction.commit(save)).await;
                 committed.map_err(NotSaved::Error)
             }
             Way::After(newest) => {
+                let asked = Instant::now();
                 let appended = self.store.append(&self.namespace, &newest, save);
-                match heard(&self.gap, &mut self.unanswered, appended).await {
+                match self.asker.heard(appended).await {
                     Ok(time) => {
-                        self.remembering.told(time);
+                        self.remembering.told(time, asked);
                         Ok(())
                     }
                     Err(StoreError::Unavailable(cause)) => {
@@ -211,16 +211,18 @@ impl Hall {
         remembered: Option<Head>,
     ) -> Result<Option<Decided>, Failed> {
         let plan = std::mem::take(&mut batch.plan);
+        let asked = Instant::now();
         let begun = self.store.begin(&self.namespace, plan.clone());
-        let begun = heard(&self.gap, &mut self.unanswered, begun).await;
-        let (mut transaction, head, rows) = match begun {
+        let (mut transaction, head, rows) = match self.asker.heard(begun).await {
             Ok(begun) => begun,
             Err(error) => return batch.give_up(error),
         };
-        self.remembering.told(head.now);
+        self.remembering.told(head.now, asked);
         let mut loaded = Some((plan, rows));
-        let is_late = head.now.since(batch.world.now()) > SILENCE && !batch.decided.is_empty();
-        let is_wrong = remembered.is_some_and(|remembered| !is_still(&remembered, &head));
+        let is_late = head.now.since(batch.world.now()) > TOO_EARLY && !batch.decided.is_empty();
+        // Nobody commits below an epoch that has begun.
+        let is_of_before = self.store.epoch() > batch.world.head().epoch;
+        let is_wrong = remembered.is_some_and(|remembered| is_of_before || !is_still(&remembered, &head));
         if is_wrong {
             self.remembering.was_wrong();
         }
@@ -238,7 +240,7 @@ impl Hall {
                 Some(loaded) => loaded,
                 None => {
                     let plan = std::mem::take(&mut batch.plan);
-                    match heard(&self.gap, &mut self.unanswered, transaction.load(plan.clone())).await {
+                    match self.asker.heard(transaction.load(plan.clone())).await {
                         Ok(rows) => (plan, rows),
                         Err(error) => return batch.give_up(error),
                     }
@@ -278,24 +280,6 @@ enum NotSaved {
     /// What it was decided on is not known to be so any more. Nothing was changed.
     Overtaken,
     Error(StoreError),
-}
-
-/// Waits for the store. If it was silent for long, clients could not make themselves heard: that is a gap, which is noted before any
-/// job decides on what it means that somebody was not heard of. What fails is no answer: the silence goes on.
-async fn heard<T>(
-    gap: &Gap,
-    unanswered: &mut Option<Instant>,
-    operation: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let since = *unanswered.get_or_insert_with(Instant::now);
-    let outcome = operation.await;
-    if since.elapsed() > SILENCE {
-        gap.store_was_silent();
-    }
-    if !matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Unknown(_))) {
-        *unanswered = None;
-    }
-    outcome
 }
 
 /// Jobs without those that nobody waits for any more.

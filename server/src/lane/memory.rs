@@ -32,7 +32,7 @@ pub(super) struct Newest {
 pub(super) struct Remembering {
     /// The rows, as the newest batch left them.
     memory: Option<(World, Newest)>,
-    /// The store's time, and when it was told.
+    /// The store's time, and when it was asked for that.
     told: Option<(Time, Instant)>,
     /// The number of the last batch of one's own.
     last: i64,
@@ -50,12 +50,13 @@ pub(super) fn is_still(remembered: &Head, stored: &Head) -> bool {
 }
 
 impl Remembering {
-    /// What may be decided on, if it proves to be true: the rows, the newest batch, and its head with the store's time as it must be by
-    /// now, or a little before.
+    /// What may be decided on, if it proves to be true: the rows, the newest batch, and its head with the store's time as it may be by
+    /// now. It is that or a little less: a lease that begins with a time that is past is over before its holder thinks so. Nothing ends
+    /// too early for it: what is due is looked for by the store's own time.
     pub(super) fn take(&mut self) -> Option<(World, Newest, Head)> {
         let (world, newest) = self.memory.take()?;
-        let (time, told) = self.told?;
-        let age = told.elapsed();
+        let (time, asked) = self.told?;
+        let age = asked.elapsed();
         let now = Head {
             now: newest.head.now.max(time + age),
             ..newest.head.clone()
@@ -63,9 +64,9 @@ impl Remembering {
         (self.distrust == 0 && age < MAX_AGE).then_some((world, newest, now))
     }
 
-    /// Notes the store's time, which it has just told.
-    pub(super) fn told(&mut self, time: Time) {
-        self.told = Some((time, Instant::now()));
+    /// Notes the store's time, which it has told since it was asked.
+    pub(super) fn told(&mut self, time: Time, asked: Instant) {
+        self.told = Some((time, asked));
     }
 
     /// Notes that somebody else's batch came between.
@@ -83,5 +84,25 @@ impl Remembering {
         self.last = batch;
         world.settle();
         self.memory = Some((world, newest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Retention;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_is_remembered_is_not_behind_the_stores() {
+        let mut remembering = Remembering::default();
+        let world = World::over_a_store("default".into(), Retention::default());
+        let (batch_id, head) = (String::new(), Head::new(Time(0)));
+        remembering.keep(world, Newest { batch_id, head });
+        let (asked, time, travels) = (Instant::now(), Time(1_000_000), Duration::from_millis(20));
+        // The store looks at its clock as soon as it is asked, and its answer is long under way.
+        tokio::time::sleep(travels).await;
+        remembering.told(time, asked);
+        let (.., head) = remembering.take().expect("it is remembered");
+        assert_eq!(head.now, time + travels);
     }
 }

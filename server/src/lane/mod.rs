@@ -239,7 +239,7 @@ impl Lanes {
             Arc::clone(namespace),
             self.shared.store.clone(),
             self.shared.tail.clone(),
-            self.shared.gap.clone(),
+            &self.shared.gap,
             Arc::clone(&queue),
             self.shared.retention,
         );

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::gap::{Asker, Gap};
 use crate::error::Refusal;
 use crate::lane::refusal_of;
 use crate::machine;
@@ -36,9 +37,9 @@ pub struct Pulse {
 
 impl Pulse {
     /// Starts to write to a store that servers share, under this server's name.
-    pub fn start(store: Store, home: String) -> Pulse {
+    pub fn start(store: Store, home: String, gap: &Gap) -> Pulse {
         let (said, heard) = mpsc::unbounded_channel();
-        machine::spawn(run(store, home, heard));
+        machine::spawn(run(store, home, gap.asker(), heard));
         Pulse { said }
     }
 
@@ -59,7 +60,7 @@ impl Pulse {
     }
 }
 
-async fn run(store: Store, home: String, mut heard: mpsc::UnboundedReceiver<Said>) {
+async fn run(store: Store, home: String, asker: Asker, mut heard: mpsc::UnboundedReceiver<Said>) {
     let mut said = Vec::new();
     while heard.recv_many(&mut said, AT_ONCE).await > 0 {
         // In the order of their keys, as everybody who writes many; each once.
@@ -69,7 +70,7 @@ async fn run(store: Store, home: String, mut heard: mpsc::UnboundedReceiver<Said
             session.push(said.answer);
         }
         let (sessions, answers): (Vec<_>, Vec<_>) = sessions.into_iter().unzip();
-        let written = store.beat(&sessions, &home).await;
+        let written = asker.heard(store.beat(&sessions, &home)).await;
         if let Err(error) = &written {
             tracing::warn!(%error, sessions = sessions.len(), "signs of life could not be written");
         }

@@ -12,14 +12,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::beats::{Beats, Suspect, patience};
-use super::gap::Gap;
+use super::gap::{Asker, Gap};
 use super::{BeatRecord, Life, Session, rules};
 use crate::app::App;
 use crate::error::Refusal;
 use crate::lane::{Call, Decision, Lanes, Urgency, World, refusal_of};
 use crate::machine::{self, HashMap, Instant};
 use crate::store::row::{Row, Value};
-use crate::store::{Selection, Store};
+use crate::store::{Selection, Store, StoreError};
 
 /// How many deaths are decided at a time.
 const AT_ONCE: usize = 256;
@@ -41,15 +41,17 @@ pub struct Watchman {
     pub beats: Beats,
     /// When they could not be seen.
     pub gap: Gap,
+    /// Who looks for them in the store.
+    pub asker: Asker,
 }
 
 impl Watchman {
-    /// Watches until the server stops.
-    pub fn start(self, draining: CancellationToken) {
+    /// Watches over all from now on, first of all over those who were alive before anybody was served, until the server stops.
+    pub fn start(self, alive: Vec<(Arc<str>, Vec<Session>)>, draining: CancellationToken) {
         self.gap.start(draining.clone());
         let watchman = self.clone();
         let token = draining.clone();
-        machine::spawn(async move { token.run_until_cancelled(watchman.begin()).await });
+        machine::spawn(async move { token.run_until_cancelled(watchman.begin(alive)).await });
         machine::spawn(async move { draining.run_until_cancelled(self.watch()).await });
     }
 
@@ -98,8 +100,8 @@ impl Watchman {
             .iter()
             .map(|suspect| suspect.session_id.clone())
             .collect::<Vec<_>>();
-        let read = self.store.get_all_at::<BeatRecord>(&suspects[0].namespace, &keys).await;
-        let Ok((now, beats)) = read else {
+        let read = self.store.get_all_at::<BeatRecord>(&suspects[0].namespace, &keys);
+        let Ok((now, beats)) = self.asker.heard(read).await else {
             // The store is not there: everybody lives on, and is looked at again.
             tokio::time::sleep(RETRY).await;
             for Suspect { namespace, session_id } in &suspects {
@@ -165,29 +167,40 @@ impl Watchman {
     }
 
     /// After a start: every session that was alive gets a full TTL to be heard of, and none has a stream or a poll yet.
-    async fn begin(&self) {
-        while let Err(refusal) = self.read_all().await {
-            tracing::warn!(%refusal, "the sessions cannot be read yet");
-            tokio::time::sleep(RETRY).await;
+    async fn begin(&self, alive: Vec<(Arc<str>, Vec<Session>)>) {
+        for (namespace, page) in alive {
+            while let Err(refusal) = self.take_over(&namespace, page.clone()).await {
+                tracing::warn!(%refusal, "the sessions cannot be let in yet");
+                tokio::time::sleep(RETRY).await;
+            }
         }
     }
 
-    async fn read_all(&self) -> Result<(), Refusal> {
-        let namespaces = self.store.namespaces().await.map_err(|error| refusal_of(&error))?;
-        for namespace in namespaces {
-            self.read_namespace(&namespace.into()).await?;
+    /// Who is alive. To be read before anybody is served: what is read later may have a stream of this server.
+    pub async fn alive(&self) -> Result<Vec<(Arc<str>, Vec<Session>)>, StoreError> {
+        let mut alive = Vec::new();
+        for namespace in self.store.namespaces().await? {
+            let namespace: Arc<str> = namespace.into();
+            let mut after = None;
+            loop {
+                let page = self.read_page(&namespace, after).await?;
+                after = place_of_last(&page);
+                let is_last = page.len() < PAGE;
+                alive.push((Arc::clone(&namespace), page));
+                if is_last {
+                    break;
+                }
+            }
         }
-        Ok(())
+        Ok(alive)
     }
 
     async fn read_namespace(&self, namespace: &Arc<str>) -> Result<(), Refusal> {
         let mut after = None;
         loop {
-            let page = self.read_page(namespace, after).await?;
-            after = page
-                .last()
-                .and_then(|session| session.place(&Session::TABLE.indexes[Session::BY_LIFE]))
-                .map(|(_, place)| place);
+            let page = self.read_page(namespace, after).await;
+            let page = page.map_err(|error| refusal_of(&error))?;
+            after = place_of_last(&page);
             let is_last = page.len() < PAGE;
             self.take_over(namespace, page).await?;
             if is_last {
@@ -205,7 +218,7 @@ impl Watchman {
         }
     }
 
-    async fn read_page(&self, namespace: &str, after: Option<Vec<Value>>) -> Result<Vec<Session>, Refusal> {
+    async fn read_page(&self, namespace: &str, after: Option<Vec<Value>>) -> Result<Vec<Session>, StoreError> {
         let selection = Selection {
             index: Session::BY_LIFE,
             prefix: vec![Value::Text(Life::Live.name().to_owned())],
@@ -213,8 +226,7 @@ impl Watchman {
             limit: PAGE,
             backwards: false,
         };
-        let page = self.store.select::<Session>(namespace, selection).await;
-        Ok(page.map_err(|error| refusal_of(&error))?.1)
+        Ok(self.store.select::<Session>(namespace, selection).await?.1)
     }
 
     /// Lets sessions in, in the lane, so that what has become of them since they were read comes first.
@@ -256,6 +268,12 @@ impl Watchman {
             .await
             .map(|_| ())
     }
+}
+
+/// Where the next page begins.
+fn place_of_last(page: &[Session]) -> Option<Vec<Value>> {
+    let last = page.last()?.place(&Session::TABLE.indexes[Session::BY_LIFE]);
+    last.map(|(_, place)| place)
 }
 
 /// Whether the store has no sign of life of a session either, which is held as it is until the batch ends.

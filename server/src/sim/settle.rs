@@ -27,7 +27,8 @@ const ENDLESS: [&str; 3] = ["subscriber", "unary", "stream"];
 
 /// Waits until everything has come to its end.
 pub async fn settle(world: &Arc<World>) {
-    let until = Instant::now() + PATIENCE;
+    let begun = Instant::now();
+    let until = begun + PATIENCE;
     let mut without = BTreeMap::new();
     loop {
         sleep(Duration::from_millis(500)).await;
@@ -40,8 +41,11 @@ pub async fn settle(world: &Arc<World>) {
                 return world.ledger().violation(violation);
             }
         }
+        if let Some(left) = left_lying(world).filter(|_| begun.elapsed() > OVERDUE) {
+            return world.ledger().violation(format!("left lying: {left}"));
+        }
         let open = open(world);
-        if open.is_empty() {
+        if open.is_empty() && without.is_empty() {
             break;
         }
         if Instant::now() > until {
@@ -61,10 +65,39 @@ fn without_a_stream(world: &World) -> Vec<String> {
         session.is_some_and(|session| session.connected)
     };
     world.database.look(|memory| {
-        let without = links.iter().filter(|(session_id, (namespace, since))| {
-            since.elapsed() > OVERDUE && !has_one(memory, namespace, session_id)
-        });
+        let without = links
+            .iter()
+            .filter(|(session_id, (namespace, _))| !has_one(memory, namespace, session_id));
         without.map(|(session_id, _)| session_id.clone()).collect()
+    })
+}
+
+/// Something that is long due, and that nobody looks at.
+fn left_lying(world: &World) -> Option<String> {
+    let now = Time::of_this_machine();
+    let is_overdue = |due_at: Option<Time>| due_at.is_some_and(|due_at| due_at + OVERDUE < now);
+    fn first<R: std::fmt::Debug>(rows: Vec<R>, is_overdue: impl Fn(&R) -> bool) -> Option<String> {
+        rows.iter().find(|row| is_overdue(row)).map(|row| format!("{row:?}"))
+    }
+    world.database.look(|memory| {
+        let namespaces = memory.namespaces();
+        let mut left = namespaces.iter().filter_map(|namespace| {
+            first(memory.rows::<Lock>(namespace), |lock| is_overdue(Some(lock.due_at)))
+                .or_else(|| {
+                    first(memory.rows::<Waiter>(namespace), |waiter| {
+                        is_overdue(Some(waiter.due_at))
+                    })
+                })
+                .or_else(|| first(memory.rows::<Task>(namespace), |task| is_overdue(task.due_at)))
+                .or_else(|| {
+                    first(memory.rows::<Workflow>(namespace), |workflow| {
+                        is_overdue(workflow.due_at)
+                    })
+                })
+                .or_else(|| first(memory.rows::<Session>(namespace), |session| is_overdue(session.due_at)))
+                .or_else(|| first(memory.rows::<Agent>(namespace), |agent| is_overdue(agent.due_at)))
+        });
+        left.next()
     })
 }
 

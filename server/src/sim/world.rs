@@ -23,8 +23,9 @@ use crate::store::simulated::{self, Database, Simulated};
 
 /// A server that was stopped for this long notices it.
 const STOPPED: Duration = Duration::from_millis(1_600);
-/// Servers notice that the store was silent for this long.
-const SILENT: Duration = Duration::from_millis(2_500);
+/// Servers notice that the store was silent for this long, also those that had nothing to ask it: each of them asks at least once in a
+/// second, and waits for more than one.
+const SILENT: Duration = Duration::from_millis(2_100);
 /// Most of it happens in the first.
 const NAMESPACES: [&str; 2] = ["default", "other"];
 

@@ -16,9 +16,9 @@ use crate::bus::Heard;
 use crate::machine::{self, HashMap, Instant};
 use crate::store::{Newest, StoreError};
 
-/// How often the store is asked for what is new while someone waits.
+/// How often the store is asked for what is new while someone waits, or while it does not answer.
 const POLL: Duration = Duration::from_millis(250);
-/// How often while nobody does: timers and deaths that another server left behind are found then.
+/// How often while nobody does: timers and deaths that another server left behind are found then, and that the store is silent.
 const SLOW_POLL: Duration = Duration::from_secs(1);
 /// The least time from one look to the next, however often something may have been missed: who can publish on the bus's channel can say so
 /// without end.
@@ -82,8 +82,9 @@ pub(super) async fn run(
             }
             () = tokio::time::sleep_until(polls.next), if is_shared => {
                 let Some(shared) = shared.upgrade() else { return };
-                let pause = if shared.is_watched() { POLL } else { SLOW_POLL };
-                shared.poll().await;
+                let is_watched = shared.is_watched();
+                let is_answered = shared.poll().await;
+                let pause = if is_answered && !is_watched { SLOW_POLL } else { POLL };
                 polls.done(Instant::now(), pause);
             }
             () = draining.cancelled() => return,
@@ -133,22 +134,28 @@ impl Shared {
         }
     }
 
-    async fn read(&self, namespace: &Arc<str>) {
-        if let Err(refusal) = self.space(namespace).catch_up(self).await {
+    /// Reads what is new in a namespace. Says whether it was answered.
+    async fn read(&self, namespace: &Arc<str>) -> bool {
+        let read = self.space(namespace).catch_up(self).await;
+        if let Err(refusal) = &read {
             // The next poll finds it again.
             tracing::debug!(%namespace, %refusal, "what is new could not be read");
         }
+        read.is_ok()
     }
 
-    /// Asks the store what is new.
-    async fn poll(self: &Arc<Self>) {
-        let heads = match self.store.heads().await {
+    /// Asks the store what is new. Says whether it was answered.
+    async fn poll(self: &Arc<Self>) -> bool {
+        let heads = match self.asker.heard(self.store.heads()).await {
             Ok(heads) => heads,
-            Err(error) => return tracing::debug!(%error, "the newest batches could not be read"),
+            Err(error) => {
+                tracing::debug!(%error, "the newest batches could not be read");
+                return false;
+            }
         };
         let behind = heads.into_iter().filter_map(|newest| self.behind(&newest));
         let reads = behind.map(|namespace| async move { self.read(&namespace).await });
-        futures::future::join_all(reads).await;
+        futures::future::join_all(reads).await.into_iter().all(|read| read)
     }
 
     /// The namespace, if its newest batch is not what was handed on last.

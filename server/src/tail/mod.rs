@@ -38,6 +38,7 @@ use crate::bus::Bus;
 use crate::error::{Reason, Refusal};
 use crate::lane::Commit;
 use crate::machine::{self, HashMap};
+use crate::sessions::gap::{Asker, Gap};
 use crate::store::{Store, StoreError};
 pub use directory::{Directory, Entry, Place, Watch};
 pub use feed::{Delivery, Feed, Subscription};
@@ -61,6 +62,8 @@ struct Shared {
     bus: Bus,
     observers: Vec<Observer>,
     on_lost: OnLost,
+    /// Who asks the store what others have committed. That is asked regularly, so a silence of the store is noticed here if nowhere else.
+    asker: Asker,
     spaces: Mutex<HashMap<Arc<str>, Arc<Space>>>,
     /// Namespaces in which something is missing.
     missing: mpsc::UnboundedSender<Arc<str>>,
@@ -76,6 +79,7 @@ impl Tail {
         bus: Bus,
         observers: Vec<Observer>,
         on_lost: OnLost,
+        gap: &Gap,
         draining: CancellationToken,
     ) -> Result<Tail, StoreError> {
         let (missing, wanted) = mpsc::unbounded_channel();
@@ -85,6 +89,7 @@ impl Tail {
                 bus,
                 observers,
                 on_lost,
+                asker: gap.asker(),
                 spaces: Mutex::default(),
                 missing,
             }),
@@ -97,13 +102,8 @@ impl Tail {
     /// A tail of a test: the store's only one.
     #[cfg(test)]
     pub async fn alone(store: Store) -> Tail {
-        let tail = Tail::start(
-            store,
-            Bus::Local,
-            Vec::new(),
-            Box::new(|_| {}),
-            CancellationToken::new(),
-        );
+        let (gap, stopping) = (Gap::new(), CancellationToken::new());
+        let tail = Tail::start(store, Bus::Local, Vec::new(), Box::new(|_| {}), &gap, stopping);
         tail.await.expect("a store that can be read")
     }
 

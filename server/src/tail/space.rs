@@ -141,7 +141,8 @@ impl Space {
                 (state.track.place(), state.feed.clone())
             };
             let with_events = feed.is_some_and(|feed| feed.has_readers());
-            match read::page(&shared.store, &self.namespace, place, with_events).await? {
+            let page = read::page(&shared.store, &self.namespace, place, with_events);
+            match shared.asker.heard(page).await? {
                 Ok(page) => {
                     if self.take_page(page, with_events, &shared.observers) == Reading::Done {
                         return Ok(());

@@ -50,6 +50,10 @@ async fn acquire(actor: &mut Actor) -> Option<Lease> {
         ..Default::default()
     };
     let asked_at = Instant::now();
+    let wait = request.wait_timeout.and_then(|wait| wait.try_into().ok());
+    let until = asked_at + wait.unwrap_or(Duration::ZERO);
+    let namespace = &actor.namespace;
+    actor.ledger().space(namespace).locks.wants(&request.holder_id, until);
     let acquired = if request.request_id.is_empty() {
         actor.client.once(PATIENCE, request, door!(locks.acquire_lock)).await
     } else {

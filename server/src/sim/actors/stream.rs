@@ -11,7 +11,7 @@ use drumline_proto::v1::connect_response::Frame;
 use tokio::time::{Instant, interval};
 
 use super::work::{Session, see_through};
-use super::{Actor, capabilities, duration, millis};
+use super::{Actor, capabilities, duration, millis, one_of};
 use crate::machine;
 use crate::sim::happens;
 use crate::sim::ledger::Ledger;
@@ -57,7 +57,8 @@ pub(super) async fn run(mut actor: Actor) {
         if let Some(ended) = session.take_if(|session| session.ended.look(|ended| *ended)) {
             ended.end();
         }
-        actor.rest(if happens(0.8) { 300 } else { 3_000 }).await;
+        // Sometimes it is back before anybody has noticed that it was away.
+        actor.rest(one_of(&[5, 30, 300, 300, 300, 3_000])).await;
         actor.client.move_on();
     }
 }

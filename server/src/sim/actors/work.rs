@@ -232,7 +232,13 @@ impl Work {
         let token = match actor.client.ask(PATIENCE, request, door!(locks.acquire_lock)).await {
             Ok(acquired) => {
                 self.done(actor, "locked", asked_at, &acquired.cursor, acquired.position);
-                acquired.lock.map_or(0, |lock| lock.fencing_token)
+                let token = acquired.lock.map_or(0, |lock| lock.fencing_token);
+                actor.done("has", resource, |space| {
+                    standing(space, &acquired.cursor, acquired.position, |space| {
+                        space.locks.is_of_attempt(resource, token, &self.attempt_token)
+                    })
+                });
+                token
             }
             Err(failure) => return self.refused(actor, "lock", &failure),
         };

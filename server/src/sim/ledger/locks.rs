@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Batch, Check, Verdict};
 use crate::events::Event;
-use crate::locks::Lock;
+use crate::locks::{Lock, Waiter};
 use crate::state::Version;
 use crate::store::simulated::Memory;
 
@@ -17,6 +17,12 @@ use crate::store::simulated::Memory;
 pub struct Locks {
     resources: BTreeMap<String, Resource>,
     beliefs: BTreeMap<(String, i64), Belief>,
+    /// Who waits, by resource and place.
+    waiting: BTreeMap<(String, i64), Waiter>,
+    /// Until when those wait who said so, by who they are as holders.
+    patience: BTreeMap<String, Instant>,
+    /// Whether anybody may have left a queue because what it listened to was lost.
+    has_failed_over: bool,
 }
 
 #[derive(Default)]
@@ -29,6 +35,8 @@ struct Resource {
     written: i64,
     /// The length of the lease.
     ttl: Duration,
+    /// The attempt that it ends with.
+    attempt: Option<String>,
 }
 
 /// That a client believes to hold a lock, with reason: it was told so, and counts the lease from before it asked.
@@ -68,6 +76,53 @@ impl Locks {
     /// A client has no reason to believe any more.
     pub fn doubt(&mut self, resource: &str, token: i64) {
         self.beliefs.remove(&(resource.to_owned(), token));
+    }
+
+    /// A client wants a lock, and waits for it until then, as nobody else does under this name.
+    pub fn wants(&mut self, holder: &str, until: Instant) {
+        self.patience.insert(holder.to_owned(), until);
+    }
+
+    /// A client is told that it holds a lock for an attempt. It is noted so, if it is not over.
+    pub fn is_of_attempt(&self, resource: &str, token: i64, attempt: &str) -> Verdict {
+        let known = self.resources.get(resource).filter(|known| known.current == token);
+        match known.map(|known| known.attempt.as_deref()) {
+            Some(of) if of != Some(attempt) => Err(format!("{token} of {resource} is of {of:?}, not of {attempt}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nobody leaves a queue in which it would still wait, as the next gets what it waits for.
+    fn passed_over(&self, batch: &Batch) -> Verdict {
+        if self.has_failed_over {
+            return Ok(());
+        }
+        let left: Vec<&Waiter> = batch
+            .deleted::<Waiter>()
+            .iter()
+            .filter_map(|key| self.waiting.get(key))
+            .collect();
+        for lock in batch.put::<Lock>() {
+            let of_lock = left.iter().filter(|waiter| waiter.resource_id == lock.resource_id);
+            let Some(next) = of_lock.clone().find(|waiter| waiter.call_id == lock.call_id) else {
+                continue;
+            };
+            let mut grants = batch
+                .events
+                .iter()
+                .filter(|event| event.event_type == "resource.locked" && event.subject == lock.resource_id);
+            let is_only = grants.next().is_some() && grants.next().is_none();
+            let waits = |waiter: &&&Waiter| {
+                let until = self.patience.get(&waiter.holder_id);
+                let is_patient = until.is_some_and(|until| *until > Instant::now());
+                is_patient && waiter.due_at > batch.head.now && !waiter.request_id.is_empty()
+            };
+            let mut before = of_lock.clone().filter(|waiter| waiter.place < next.place);
+            if let Some(waiter) = before.find(waits).filter(|_| is_only) {
+                return Err(format!("{waiter:?} was passed over for {lock:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// Nobody knows any more what they hold.
@@ -149,9 +204,17 @@ impl Check for Locks {
         for event in &batch.events {
             self.event(batch, event, &versions)?;
         }
+        self.passed_over(batch)?;
+        for key in batch.deleted::<Waiter>() {
+            self.waiting.remove(&key);
+        }
+        for waiter in batch.put::<Waiter>() {
+            self.waiting.insert((waiter.resource_id.clone(), waiter.place), waiter);
+        }
         for lock in batch.put::<Lock>() {
             let resource = self.resources.entry(lock.resource_id.clone()).or_default();
             resource.ttl = lock.ttl;
+            resource.attempt.clone_from(&lock.attempt_token);
             if lock.token != resource.current {
                 return Err(format!("{lock:?} is not what its events say: {}", resource.current));
             }
@@ -168,9 +231,12 @@ impl Check for Locks {
     fn failed_over(&mut self, namespace: &str, memory: &Memory) {
         for (resource_id, resource) in &mut self.resources {
             let lock = memory.row::<Lock>(namespace, resource_id);
-            resource.current = lock.map_or(0, |lock| lock.token);
+            resource.current = lock.as_ref().map_or(0, |lock| lock.token);
+            resource.ttl = lock.as_ref().map_or(Duration::ZERO, |lock| lock.ttl);
+            resource.attempt = lock.and_then(|lock| lock.attempt_token);
             resource.written = resource.written.min(resource.current);
         }
+        self.has_failed_over = true;
         self.doubt_all();
     }
 }

@@ -43,6 +43,7 @@ impl Tasks {
             if before.state.is_ended() && (before.state != task.state || before.attempt_token != task.attempt_token) {
                 return Err(format!("{before:?} had ended and becomes {task:?}"));
             }
+            timed_out(batch, before, task)?;
             let same_attempt = before.attempt == task.attempt;
             if task.attempt < before.attempt || same_attempt != (before.attempt_token == task.attempt_token) {
                 return Err(format!("{before:?} becomes {task:?}"));
@@ -81,6 +82,26 @@ impl Tasks {
         }
         self.tasks.insert(task.task_id.clone(), task.clone());
         Ok(())
+    }
+}
+
+/// An attempt whose time is over had all of it since its agent could make itself heard.
+fn timed_out(batch: &Batch, before: &Task, task: &Task) -> Verdict {
+    let is_lost = task.failed_attempts > before.failed_attempts;
+    let kind = task
+        .error
+        .0
+        .as_ref()
+        .filter(|_| is_lost)
+        .map(|error| error.kind.as_str());
+    let length = match kind {
+        Some("accept_timeout") => before.accept_timeout,
+        Some("timeout") => before.timeout,
+        _ => return Ok(()),
+    };
+    match batch.is_in_a_gap(length) {
+        true => Err(format!("{before:?} could not be heard of for its {kind:?}")),
+        false => Ok(()),
     }
 }
 
