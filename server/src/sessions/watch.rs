@@ -169,7 +169,9 @@ impl Watchman {
     /// After a start: every session that was alive gets a full TTL to be heard of, and none has a stream or a poll yet.
     async fn begin(&self, alive: Vec<(Arc<str>, Vec<Session>)>) {
         for (namespace, page) in alive {
-            while let Err(refusal) = self.take_over(&namespace, page.clone()).await {
+            // Where servers share the store, a stream may be another's.
+            let streams_ended = !self.store.is_shared();
+            while let Err(refusal) = self.take_over(&namespace, page.clone(), streams_ended).await {
                 tracing::warn!(%refusal, "the sessions cannot be let in yet");
                 tokio::time::sleep(RETRY).await;
             }
@@ -202,7 +204,8 @@ impl Watchman {
             let page = page.map_err(|error| refusal_of(&error))?;
             after = place_of_last(&page);
             let is_last = page.len() < PAGE;
-            self.take_over(namespace, page).await?;
+            // Calls are being served: whoever has a stream may have it here.
+            self.take_over(namespace, page, false).await?;
             if is_last {
                 return Ok(());
             }
@@ -230,7 +233,12 @@ impl Watchman {
     }
 
     /// Lets sessions in, in the lane, so that what has become of them since they were read comes first.
-    async fn take_over(&self, namespace: &Arc<str>, sessions: Vec<Session>) -> Result<(), Refusal> {
+    async fn take_over(
+        &self,
+        namespace: &Arc<str>,
+        sessions: Vec<Session>,
+        streams_ended: bool,
+    ) -> Result<(), Refusal> {
         let beats = self.beats.clone();
         let wanted: Vec<(String, String)> = sessions
             .iter()
@@ -248,11 +256,9 @@ impl Watchman {
                 rules::want_agent(world, session_id, agent_id);
             }
         };
-        let shared = self.store.is_shared();
         let take = move |world: &mut World| {
             for (session_id, generation) in &read {
-                // Where servers share the store, its stream may be another's.
-                if !shared {
+                if streams_ended {
                     rules::forget_calls(world, session_id, *generation)?;
                 }
                 if let Some(session) = world.sessions.get(session_id)?

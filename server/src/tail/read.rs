@@ -73,7 +73,9 @@ pub(super) async fn page(
         history,
     };
     let another = epochs.iter().any(|epoch| epoch.first_batch <= place.batch);
-    if another || head.batch < place.batch || head.epoch < place.epoch {
+    // The epoch of a store that is this server's alone began with its opening, and there may be no batch of it yet.
+    let earlier = store.is_shared() && head.epoch < place.epoch;
+    if another || head.batch < place.batch || earlier {
         return Ok(Err(lost(true)));
     }
     if head.batch > place.batch && batches.first().is_none_or(|first| first.batch != place.batch + 1) {
