@@ -178,47 +178,43 @@ impl Watchman {
         }
     }
 
-    /// Who is alive. To be read before anybody is served: what is read later may have a stream of this server.
+    /// Who is alive, in pages. To be read before anybody is served: what is read later may have a stream of this server.
     pub async fn alive(&self) -> Result<Vec<(Arc<str>, Vec<Session>)>, StoreError> {
         let mut alive = Vec::new();
         for namespace in self.store.namespaces().await? {
             let namespace: Arc<str> = namespace.into();
-            let mut after = None;
-            loop {
-                let page = self.read_page(&namespace, after).await?;
-                after = place_of_last(&page);
-                let is_last = page.len() < PAGE;
-                alive.push((Arc::clone(&namespace), page));
-                if is_last {
-                    break;
-                }
-            }
+            let pages = self.read_namespace(&namespace).await?;
+            alive.extend(pages.into_iter().map(|page| (Arc::clone(&namespace), page)));
         }
         Ok(alive)
     }
 
-    async fn read_namespace(&self, namespace: &Arc<str>) -> Result<(), Refusal> {
-        let mut after = None;
-        loop {
-            let page = self.read_page(namespace, after).await;
-            let page = page.map_err(|error| refusal_of(&error))?;
-            after = place_of_last(&page);
-            let is_last = page.len() < PAGE;
-            // Calls are being served: whoever has a stream may have it here.
-            self.take_over(namespace, page, false).await?;
-            if is_last {
-                return Ok(());
-            }
+    async fn read_namespace(&self, namespace: &str) -> Result<Vec<Vec<Session>>, StoreError> {
+        let mut pages: Vec<Vec<Session>> = Vec::new();
+        while pages.last().is_none_or(|page| page.len() == PAGE) {
+            let last = pages.last().and_then(|page| page.last());
+            let after = last.and_then(|session| session.place(&Session::TABLE.indexes[Session::BY_LIFE]));
+            pages.push(self.read_page(namespace, after.map(|(_, place)| place)).await?);
         }
+        Ok(pages)
     }
 
     /// Reads again who is alive in a namespace whose history was lost.
     pub async fn begin_again(&self, namespace: &Arc<str>) {
         self.beats.forget_streams(namespace);
-        while let Err(refusal) = self.read_namespace(namespace).await {
+        while let Err(refusal) = self.let_all_in(namespace).await {
             tracing::warn!(%refusal, "the sessions cannot be read yet");
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    async fn let_all_in(&self, namespace: &Arc<str>) -> Result<(), Refusal> {
+        let pages = self.read_namespace(namespace).await;
+        for page in pages.map_err(|error| refusal_of(&error))? {
+            // Calls are being served: whoever has a stream may have it here.
+            self.take_over(namespace, page, false).await?;
+        }
+        Ok(())
     }
 
     async fn read_page(&self, namespace: &str, after: Option<Vec<Value>>) -> Result<Vec<Session>, StoreError> {
@@ -274,12 +270,6 @@ impl Watchman {
             .await
             .map(|_| ())
     }
-}
-
-/// Where the next page begins.
-fn place_of_last(page: &[Session]) -> Option<Vec<Value>> {
-    let last = page.last()?.place(&Session::TABLE.indexes[Session::BY_LIFE]);
-    last.map(|(_, place)| place)
 }
 
 /// Whether the store has no sign of life of a session either, which is held as it is until the batch ends.

@@ -125,8 +125,8 @@ async fn a_task_is_in_other_hands_in_time_when_its_agent_is_cut_off_from_its_rep
     until("the task in other hands", || runs_at(&stage, "t", "heir")).await;
     let took = began.elapsed();
     eprintln!("it was in other hands {took:.2?} after the line was cut");
-    // It does not die: it misses an answer for two thirds of its TTL of 3 s, and then is heard when it comes back, twice for a second each.
-    // A second after the last of that it counts as dead: five in all where the line is cut right after an answer.
+    // It does not die: it misses an answer for two thirds of its TTL of 3 s, and is heard once more, for it tries to come back. A TTL after
+    // that it counts as dead: five seconds in all where the line is cut right after an answer.
     assert!(took < SOON + Duration::from_secs(1), "{took:?}");
     other_go.notify_one();
     until("its end", || async {
