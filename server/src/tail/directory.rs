@@ -37,7 +37,8 @@ impl Entry {
         self.agent.free_slots(self.session.as_deref())
     }
 
-    fn place(&self) -> Place {
+    /// Its place in the order of fitness.
+    pub fn place(&self) -> Place {
         let there = self.session.as_ref();
         Place {
             free: Reverse(there.map_or(-1, |_| self.free_slots())),

@@ -63,6 +63,14 @@ impl Wanted {
 
     /// Whether an agent is wanted.
     pub(super) fn matches(&self, entry: &Entry) -> bool {
+        self.capability.as_ref().is_none_or(|name| {
+            let mut names = entry.agent.capabilities.iter().map(|capability| &capability.name);
+            names.any(|known| known == name)
+        }) && self.matches_beside(entry)
+    }
+
+    /// Whether an agent that has the capability is wanted.
+    fn matches_beside(&self, entry: &Entry) -> bool {
         let agent = &entry.agent;
         let status = view::status(agent, entry.session.as_deref());
         let has_status = match self.statuses.as_slice() {
@@ -71,10 +79,6 @@ impl Wanted {
         };
         has_status
             && entry.free_slots() >= self.minimum_free_slots
-            && self.capability.as_ref().is_none_or(|name| {
-                let mut names = agent.capabilities.iter().map(|capability| &capability.name);
-                names.any(|known| known == name)
-            })
             && self
                 .labels
                 .iter()
@@ -107,8 +111,8 @@ impl Wanted {
 
 /// What a look at the directory found.
 pub(super) struct Found {
-    /// The agents that match, with their places.
-    pub(super) entries: Vec<(Place, Entry)>,
+    /// The agents that match.
+    pub(super) entries: Vec<Entry>,
     /// After this place it goes on; nothing if that was all.
     pub(super) next: Option<Place>,
     /// What the directory has seen.
@@ -132,8 +136,8 @@ pub(super) fn look(directory: &Directory, wanted: &Wanted, after: Option<&Place>
             return found;
         }
         last = Some(place);
-        if wanted.matches(entry) {
-            found.entries.push((place.clone(), entry.clone()));
+        if wanted.matches_beside(entry) {
+            found.entries.push(entry.clone());
         }
     }
     found
@@ -154,7 +158,7 @@ pub(super) async fn list(
     wait_for(&feed, context, &request.min_position).await?;
 
     let mut agents: Vec<v1::Agent> = Vec::new();
-    let mut seen: HashSet<Arc<str>> = HashSet::default();
+    let mut seen: HashSet<String> = HashSet::default();
     let mut bytes = 0;
     let mut next_page_token = String::new();
     let position = 'pages: loop {
@@ -162,26 +166,35 @@ pub(super) async fn list(
         let found = feed
             .directory(|directory| look(directory, &wanted, after.as_ref(), most))
             .await?;
-        let sessions = found.entries.iter().map(|(_, entry)| entry.session.as_deref());
+        let sessions = found.entries.iter().map(|entry| entry.session.as_deref());
+        let clock = view::Clock::now();
+        let heard = app.beats.last_of_each(&context.namespace, sessions);
         agents.reserve(found.entries.len().min(page.size - agents.len()));
-        let last = app.beats.last_of_each(&context.namespace, sessions);
-        for ((place, entry), last) in found.entries.into_iter().zip(last) {
+        let mut last: Option<Entry> = None;
+        for (entry, heard) in found.entries.into_iter().zip(heard) {
             if agents.len() == page.size || (bytes > app.limits.max_message_bytes / 2 && !agents.is_empty()) {
+                after = last.map(|last| last.place()).or(after);
                 next_page_token = after.map_or(String::new(), |after| token(&after, &list));
                 break 'pages found.position;
             }
-            // An agent whose place changed between two looks is not sent twice.
-            if seen.insert(Arc::clone(&place.agent_id)) {
-                let agent = view::heard(&entry.agent, entry.session.as_deref(), last);
+            if !seen.contains(&entry.agent.agent_id) {
+                let agent = view::heard(
+                    &entry.agent,
+                    entry.session.as_deref(),
+                    heard.map(|heard| clock.time(heard)),
+                );
                 bytes += agent.encoded_len();
                 agents.push(agent);
             }
-            after = Some(place);
+            last = Some(entry);
         }
         match found.next {
             Some(next) => after = Some(next),
             None => break found.position,
         }
+        // An agent whose place changes between two looks is not sent twice.
+        let sent = agents.iter().skip(seen.len());
+        seen.extend(sent.map(|agent| agent.agent_id.clone()));
         tokio::task::yield_now().await;
     };
     Ok(v1::ListAgentsResponse {

@@ -26,16 +26,32 @@ const MAX_SLOTS: i32 = 10_000;
 pub fn seen(app: &App, namespace: &str, agent: &Agent, session: Option<&Session>) -> v1::Agent {
     let session = session.filter(|session| session.is_live());
     let last = session.and_then(|session| app.beats.last(namespace, &session.session_id));
-    heard(agent, session, last)
+    heard(agent, session, last.map(|last| Clock::now().time(last)))
+}
+
+/// Both clocks of this machine at one moment.
+pub(super) struct Clock {
+    instant: Instant,
+    time: Time,
+}
+
+impl Clock {
+    pub(super) fn now() -> Clock {
+        Clock {
+            instant: Instant::now(),
+            time: Time::of_this_machine(),
+        }
+    }
+
+    /// The time of a moment that has passed.
+    pub(super) fn time(&self, instant: Instant) -> Time {
+        self.time - self.instant.saturating_duration_since(instant)
+    }
 }
 
 /// An agent as others see it, last heard of then.
-pub(super) fn heard(agent: &Agent, session: Option<&Session>, last: Option<Instant>) -> v1::Agent {
-    let last = last.map(|last| Time::of_this_machine() - last.elapsed());
-    to_proto(agent, session.filter(|session| session.is_live()), last)
-}
-
-fn to_proto(agent: &Agent, session: Option<&Session>, last_heartbeat: Option<Time>) -> v1::Agent {
+pub(super) fn heard(agent: &Agent, session: Option<&Session>, last_heartbeat: Option<Time>) -> v1::Agent {
+    let session = session.filter(|session| session.is_live());
     let assigned = session.map(|session| session.last_assigned_at);
     v1::Agent {
         agent_id: agent.agent_id.clone(),

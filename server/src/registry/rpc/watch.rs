@@ -119,7 +119,7 @@ impl Watcher {
                 .feed
                 .directory(|directory| look(directory, &self.wanted, after.as_ref(), usize::MAX))
                 .await?;
-            for (_, entry) in found.entries {
+            for entry in found.entries {
                 if self.known.insert(entry.agent.agent_id.clone()) {
                     let agent = view::seen(&self.app, &self.namespace, &entry.agent, entry.session.as_deref());
                     self.send_agent(agent, false).await?;
