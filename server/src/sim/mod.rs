@@ -100,7 +100,7 @@ fn end_of(trace: &[String]) -> String {
 }
 
 /// How many seeds are run if nobody says.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 3_000;
 /// After this many seeds that failed no more are run.
 const ENOUGH: usize = 5;
 
