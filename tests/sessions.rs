@@ -163,6 +163,27 @@ async fn a_session_that_is_resumed_in_time_goes_on() {
 }
 
 #[tokio::test]
+async fn a_stream_that_resumes_and_says_no_more_was_perhaps_given_up_and_its_agent_has_its_ttl() {
+    on_every_composition(|stage| async move {
+        let request = v1::RegisterAgentRequest {
+            session_ttl: duration(3 * SECOND),
+            ..registration(&stage, "a")
+        };
+        let line = Line::register(&stage, request).await.unwrap();
+        let session_id = line.session_id();
+        lock(&stage, &session_id).await;
+        drop(line);
+        let began = Instant::now();
+        drop(Line::resume(&stage, &session_id).await.unwrap());
+        until("the lock's release", || async { !is_locked(&stage).await }).await;
+        let lasted = began.elapsed();
+        assert!(lasted >= 3 * SECOND, "its lock was taken away after {lasted:?}");
+        assert!(is_offline(&stage, "a").await);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_newer_stream_of_the_session_takes_the_older_ones_place() {
     on_every_composition(|stage| async move {
         let mut older = Line::register(&stage, registration(&stage, "a")).await.unwrap();

@@ -35,6 +35,11 @@ impl Backoff {
         hint.map_or(wait, |hint| hint + wait.min(hint))
     }
 
+    /// No wait from now on is longer than this, but for the server's hint.
+    pub fn limit(&mut self, most: Duration) {
+        self.most = most;
+    }
+
     /// How many waits were taken since the last success.
     pub fn tries(&self) -> u32 {
         self.tries
@@ -55,6 +60,10 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(350));
         let waits: Vec<u128> = (0..4).map(|_| backoff.wait_at(1.0).as_millis()).collect();
         assert_eq!(waits, [100, 200, 350, 350]);
+        backoff.limit(Duration::from_millis(200));
+        assert_eq!(backoff.wait_at(1.0), Duration::from_millis(200));
+        backoff.limit(Duration::from_millis(350));
+        assert_eq!(backoff.wait_at(1.0), Duration::from_millis(350));
         backoff.reset();
         assert_eq!(backoff.wait_at(0.0), Duration::from_millis(50));
     }

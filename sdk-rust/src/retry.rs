@@ -36,6 +36,11 @@ impl Tries {
         self.backoff.wait_after(error.retry_after())
     }
 
+    /// No wait from now on is longer than this, unless the server asks for it.
+    pub(crate) fn limit(&mut self, most: Duration) {
+        self.backoff.limit(most);
+    }
+
     /// Begins anew after a success.
     pub(crate) fn reset(&mut self) {
         self.backoff.reset();

@@ -15,8 +15,8 @@
 //! ```
 //!
 //! Each stream is opened at another address than the one that failed, if the client has several: at once where one may work,
-//! else after a wait. The server buries a session no sooner than a TTL after the last heartbeat that it confirmed, wherever its agent
-//! is, so handlers go on until then.
+//! else after a wait. Where nothing breaks that the server can see, it buries a session no sooner than a TTL after the last heartbeat that it
+//! confirmed, so handlers go on until then.
 //!
 //! The server is authoritative. What was said and not answered is said again after a resume (see `outbox`); what is
 //! assigned again is not begun again (see `attempts`).
@@ -53,6 +53,11 @@ const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 const LEAST_PATIENCE_AMONG_OTHERS: Duration = Duration::from_millis(250);
 /// How long a stream must have lasted for the next wait to be a short one.
 const STABLE: Duration = Duration::from_secs(1);
+/// About how long the first wait before another try is.
+const FIRST_WAIT: Duration = Duration::from_millis(40);
+/// How long one is at most; while there is a session, no longer than between heartbeats: a server that stood still gives it a TTL from when
+/// it goes on, no more.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What handlers and handles say to the driver.
 #[derive(Debug)]
@@ -137,7 +142,7 @@ impl Driver {
     }
 
     async fn live(&mut self) -> Result<()> {
-        let mut tries = Tries::new(Duration::from_millis(40), Duration::from_secs(5));
+        let mut tries = Tries::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
             let opening = self.opening();
             let begun = Instant::now();
@@ -166,6 +171,7 @@ impl Driver {
                 tries.reset();
             }
             self.turn_away(&error, begun, was_online);
+            tries.limit(self.longest_wait());
             let wait = tries.wait(&self.addresses, &error);
             tracing::info!(agent = self.config.agent_id(), %error, ?wait, "the agent is offline");
             if self.offline(tokio::time::sleep(wait)).await.is_none() {
@@ -215,6 +221,11 @@ impl Driver {
             (Some(session), false) => session.watch.ttl().clamp(LEAST_PATIENCE, HELLO_PATIENCE),
             (Some(session), true) => (session.watch.ttl() / 6).clamp(LEAST_PATIENCE_AMONG_OTHERS, HELLO_PATIENCE),
         }
+    }
+
+    fn longest_wait(&self) -> Duration {
+        let interval = self.session.as_ref().map(|session| session.watch.interval());
+        interval.map_or(LONGEST_WAIT, |interval| interval.min(LONGEST_WAIT))
     }
 
     fn hello(&self) -> Hello {

@@ -35,10 +35,20 @@ impl Broken {
         stopping.run_until_cancelled(self.see_through(app)).await;
     }
 
-    async fn see_through(&self, app: &App) {
+    /// Takes the agent off the offers and leaves the rest to its TTL, unless the server stops before.
+    pub(super) async fn withdraw(self, app: &App) {
+        let stopping = app.draining.clone();
+        stopping.run_until_cancelled(self.off_the_offers(app)).await;
+    }
+
+    async fn off_the_offers(&self, app: &App) {
         while self.disconnect(app).await.is_err() {
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    async fn see_through(&self, app: &App) {
+        self.off_the_offers(app).await;
         while let Some(due) = self.due(app) {
             if due > Instant::now() {
                 tokio::time::sleep_until(due).await;

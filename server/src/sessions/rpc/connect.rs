@@ -3,6 +3,9 @@
 //! The stream of the newest generation is the session's; an older one ends as soon as it hears of a newer. A stream that breaks takes its agent
 //! off the offers at once and ends the session after a grace ([`crate::sessions::broken`]); a stream that ends because its session is over, or goes
 //! on elsewhere, touches nothing. What the agent said before the end is still decided, and answered where that can be.
+//!
+//! A hello that resumes may be read when its agent has long given up waiting for the welcome and tries anew: because the server stood still,
+//! or the network did. So the end of a stream that resumed, and on which nothing more was said, is no sign that its agent has died: that has its TTL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +54,8 @@ pub(super) struct Link {
     pub(super) opened_at: i64,
     pub(super) loaded: Loaded,
     pub(super) nonces: Nonces,
+    /// Whether its agent is known to have been at the other end: not by a hello that resumes alone.
+    heard: bool,
     pub(super) answers: FuturesUnordered<BoxFuture<'static, Answered>>,
 }
 
@@ -95,6 +100,7 @@ pub(super) async fn run(app: Arc<App>, call: Context, mut up: Streaming<v1::Conn
     broken.at = Instant::now();
     match ending {
         Broke::Yes => Box::pin(broken.run(&app)).await,
+        Broke::Unheard => Box::pin(broken.withdraw(&app)).await,
         Broke::WithTheServer => {
             // What its agent would be given now nobody could send it. If this fails, the next start sees to it.
             let _ = broken.disconnect(&app).await;
@@ -111,6 +117,8 @@ pub(super) async fn run(app: Arc<App>, call: Context, mut up: Streaming<v1::Conn
 /// Whether a session is without its stream now.
 enum Broke {
     Yes,
+    /// And its agent may never have known of it.
+    Unheard,
     /// Because the server is stopping: that says nothing of the agent.
     WithTheServer,
     /// Because its connection has reached its age.
@@ -152,6 +160,7 @@ async fn follow(app: &App, opened: &Opened) -> Result<watch::Receiver<Sign>, Ref
 
 impl Link {
     fn new(app: Arc<App>, opened: Opened, down: Down, sign: watch::Receiver<Sign>) -> Link {
+        let heard = !opened.registered.resumed;
         let session = opened.registered.session;
         Link {
             app,
@@ -166,6 +175,7 @@ impl Link {
             opened_at: opened.cursor.position,
             loaded: Loaded::when(opened.goes_on),
             nonces: Nonces::new(),
+            heard,
             answers: FuturesUnordered::new(),
         }
     }
@@ -177,12 +187,12 @@ impl Link {
             Ending::Gone => {
                 // What it said before is decided all the same: its jobs are in the lane, before what follows.
                 machine::spawn(self.answers.for_each(|_| std::future::ready(())));
-                Broke::Yes
+                if self.heard { Broke::Yes } else { Broke::Unheard }
             }
             Ending::Silent => {
                 self.last_answers().await;
                 self.down.end(None);
-                Broke::Yes
+                if self.heard { Broke::Yes } else { Broke::Unheard }
             }
             Ending::Unreadable(refusal) => {
                 // Nothing can be read behind it, but the agent is there: it connects again.
@@ -236,6 +246,7 @@ impl Link {
                     Ok(Some(request)) => {
                         // An older stream does not speak for the session any more.
                         self.check_sign()?;
+                        self.heard = true;
                         self.frame(request).await?;
                     }
                     Ok(None) => return Err(Ending::Silent),
