@@ -169,7 +169,11 @@ async fn commit(
             let noted = answers.iter().rev().nth(1).and_then(|rows| rows.first());
             Ok(noted.map_or(save.head.now, |row| Time(row.get(0))))
         }
-        Outcome::Undone(failure) => Err(give_up(connection, failure).await.into()),
+        Outcome::Undone { failure, over: true } => {
+            connection.release();
+            Err(failure.into())
+        }
+        Outcome::Undone { failure, over: false } => Err(give_up(connection, failure).await.into()),
         Outcome::Unknown(lost) => {
             drop(connection);
             find(shared, namespace, save, &lost).await.map(|()| save.head.now)
@@ -181,7 +185,11 @@ async fn commit(
 enum Outcome {
     /// With the answers to its statements.
     Committed(Vec<Vec<Row>>),
-    Undone(Failure),
+    Undone {
+        failure: Failure,
+        /// Whether the transaction has ended: nothing is left to roll back.
+        over: bool,
+    },
     Unknown(StoreError),
 }
 
@@ -193,12 +201,14 @@ async fn send_commit(connection: &Connection, requests: &[Request<'_>]) -> Outco
     let Ok(answers) = timeout(COMMIT_PATIENCE, pipeline.finish()).await else {
         return Outcome::Unknown(silent());
     };
+    let over = sent && matches!(answers.last(), Some(Ok(_)));
+    let undone = |failure| Outcome::Undone { failure, over };
     match answers.into_iter().collect() {
         Ok(answers) => Outcome::Committed(answers),
         // Nothing but the check of what an append follows divides.
-        Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => Outcome::Undone(overtaken().into()),
+        Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => undone(overtaken().into()),
         // A statement failed, so the commit that came after it was none.
-        Err(error) if goes_on(&error) || !sent => Outcome::Undone(error.into()),
+        Err(error) if goes_on(&error) || !sent => undone(error.into()),
         Err(error) => Outcome::Unknown(Failure::from(error).into()),
     }
 }
