@@ -8,10 +8,10 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 use super::{Load, assert_kept, callers, start, was_away};
-use crate::common::put;
+use crate::common::{assert_well, put};
 use crate::events::{Reader, Start, list, list_all, publish_many};
 use crate::support::server::Server;
-use crate::support::wait::soon;
+use crate::support::wait::{soon, until};
 use crate::support::{Stage, connect, json, metadata_of, reason_of};
 
 /// Waits for a server's end without holding up the test's own tasks.
@@ -133,4 +133,20 @@ async fn every_kind_of_stream_ends_with_a_cursor_when_the_server_stops() {
     let mut watch = stage.state().watch_state(resumed).await.unwrap().into_inner();
     let news = soon("the news", watch.message()).await.unwrap().expect("a message");
     assert_eq!(news.state.expect("the document").version, 2);
+}
+
+#[tokio::test]
+async fn an_ephemeral_server_leaves_nothing_behind() {
+    let mut server = Server::with(&["--ephemeral", "--listen", "127.0.0.1:0"]);
+    let files = |server: &Server| server.temporary.path().read_dir().unwrap().count();
+    assert_eq!(files(&server), 1, "it has a place for its data");
+    assert_well(&Stage::new(&server.address).await).await;
+    server.signal("TERM");
+    until("its end", || {
+        let ended = server.exited();
+        async move { ended.is_some() }
+    })
+    .await;
+    assert_eq!(server.exited().and_then(|status| status.code()), Some(0));
+    assert_eq!(files(&server), 0);
 }

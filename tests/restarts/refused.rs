@@ -7,10 +7,12 @@ use crate::common::assert_well;
 use crate::support::Stage;
 use crate::support::server::{Server, binary};
 
-/// Runs a server that is not to start; one that does anyway is stopped.
+/// Runs a server that is not to start; one that does anyway is stopped. It must leave nothing behind.
 async fn refused(arguments: &[&str]) -> Output {
+    let temporary = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary());
     command.arg("serve").args(arguments).stdin(Stdio::null());
+    command.env("TMPDIR", temporary.path());
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("the binary");
     let pid = child.id();
@@ -20,6 +22,7 @@ async fn refused(arguments: &[&str]) -> Output {
         crate::support::server::signal(pid, "KILL");
         panic!("a server started on {arguments:?}");
     }
+    assert_eq!(temporary.path().read_dir().unwrap().count(), 0);
     output.unwrap().expect("no panic").expect("its output")
 }
 

@@ -147,6 +147,8 @@ pub struct Server {
     child: Child,
     /// Where it listens.
     pub address: String,
+    /// Where it has temporary files: an ephemeral one leaves them behind when it is killed.
+    pub temporary: tempfile::TempDir,
 }
 
 impl Server {
@@ -158,15 +160,21 @@ impl Server {
 
     /// Starts a server with these arguments.
     pub fn with(arguments: &[&str]) -> Server {
+        let temporary = tempfile::tempdir().expect("a directory");
         let mut command = Command::new(binary());
         command
             .arg("serve")
             .args(arguments)
+            .env("TMPDIR", temporary.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let mut child = command.spawn().expect("the binary");
         let address = listening(&mut child);
-        Server { child, address }
+        Server {
+            child,
+            address,
+            temporary,
+        }
     }
 
     /// The address to start its successor on.

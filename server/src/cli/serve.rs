@@ -66,6 +66,14 @@ pub async fn run(args: ServeArgs, reading: Reading) -> Result<(), ServeError> {
     // Every connection is an open file.
     files::allow_many();
     let store = open(&config).await?;
+    // Tasks that have not ended hold the store too, so it is not closed by going out of scope.
+    let outcome = over(store.clone(), config, args.lifeline).await;
+    store.discard();
+    outcome
+}
+
+/// Runs a server over a store.
+async fn over(store: Store, config: Config, lifeline: bool) -> Result<(), ServeError> {
     let bus = match &config.redis_url {
         Some(url) => Bus::redis(url.expose(), store.id())?,
         None => Bus::Local,
@@ -81,7 +89,7 @@ pub async fn run(args: ServeArgs, reading: Reading) -> Result<(), ServeError> {
     tokio::spawn(async move {
         tokio::select! {
             () = server::termination() => {}
-            () = signals::end_of_input(), if args.lifeline => {}
+            () = signals::end_of_input(), if lifeline => {}
         }
         tracing::info!("stopping");
         stopping.draining.cancel();
@@ -89,6 +97,7 @@ pub async fn run(args: ServeArgs, reading: Reading) -> Result<(), ServeError> {
             () = server::termination() => tracing::warn!("stopped at once"),
             () = tokio::time::sleep(DRAIN_TIMEOUT) => tracing::warn!("calls were still under way"),
         }
+        stopping.store.discard();
         std::process::exit(0);
     });
     server::serve(app, listener, config.max_connection_age).await;

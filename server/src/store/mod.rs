@@ -324,6 +324,13 @@ impl Store {
         }
     }
 
+    /// Removes what was only to last as long as the process, which ends now.
+    pub fn discard(&self) {
+        if let Store::Sqlite(store) = self {
+            store.discard();
+        }
+    }
+
     /// Whether other servers may be working over it.
     pub fn is_shared(&self) -> bool {
         match self {

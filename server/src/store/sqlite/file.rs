@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
@@ -14,6 +15,7 @@ use crate::store::{StoreError, epoch};
 const BUSY_AT_FIRST: Duration = Duration::from_secs(5);
 /// How long it waits later; whoever has more patience asks again.
 const BUSY: Duration = Duration::from_millis(250);
+
 /// A directory with a store in it, which nobody else can open while this exists.
 pub(super) struct Directory {
     file: PathBuf,
@@ -22,7 +24,7 @@ pub(super) struct Directory {
     /// Locked as long as it is open; the system lets go of it when the process dies, however it dies.
     _lock: File,
     /// Removed with its contents when dropped.
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Mutex<Option<tempfile::TempDir>>,
 }
 
 impl Directory {
@@ -57,8 +59,16 @@ impl Directory {
             file,
             durable,
             _lock: lock,
-            _temporary: temporary,
+            temporary: Mutex::new(temporary),
         })
+    }
+
+    /// Removes a temporary directory while it is in use: what has its files open keeps them, and nothing is opened any more.
+    pub(super) fn discard(&self) {
+        let temporary = self.temporary.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(error)) = temporary.map(tempfile::TempDir::close) {
+            tracing::warn!(%error, "the temporary directory cannot be removed");
+        }
     }
 
     /// Opens a connection. `cache_kib`: how much of the file it keeps in memory.

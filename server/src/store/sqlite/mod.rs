@@ -48,7 +48,7 @@ struct Shared {
     readers: Option<Sender<Read>>,
     epoch: i64,
     threads: Vec<JoinHandle<()>>,
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// An open transaction. Dropped, it is rolled back.
@@ -99,6 +99,11 @@ impl Sqlite {
         Sqlite::over(Directory::temporary()?, Migrating::Auto)
     }
 
+    /// Removes what an ephemeral store has on disk, whoever still holds it: for a process that ends. Other stores stay.
+    pub fn discard(&self) {
+        self.shared.directory.discard();
+    }
+
     /// Raises the epoch of a data directory that no server is using, as opening it does too. Tells the epoch before, and the new one.
     ///
     /// # Errors
@@ -133,7 +138,7 @@ impl Sqlite {
             readers: Some(readers),
             epoch,
             threads,
-            _directory: directory,
+            directory,
         };
         Ok(Sqlite {
             shared: Arc::new(shared),
