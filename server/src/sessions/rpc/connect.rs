@@ -85,6 +85,7 @@ pub(super) async fn run(app: Arc<App>, call: Context, mut up: Streaming<v1::Conn
         at,
     };
     let mut broken = broken(Instant::now());
+    let resumed = opened.registered.resumed;
     let ending = match follow(&app, &opened).await {
         Ok(sign) => {
             let welcome = welcome(&app, &opened);
@@ -93,7 +94,7 @@ pub(super) async fn run(app: Arc<App>, call: Context, mut up: Streaming<v1::Conn
         }
         Err(refusal) => {
             down.end(Some(refusal));
-            Broke::Yes
+            Broke::of(!resumed)
         }
     };
     drop(up);
@@ -125,6 +126,13 @@ enum Broke {
     ToMove,
     /// The session is over, or has another stream.
     No,
+}
+
+impl Broke {
+    /// A stream whose agent is known to have been at the other end, or is not.
+    fn of(heard: bool) -> Broke {
+        if heard { Broke::Yes } else { Broke::Unheard }
+    }
 }
 
 fn welcome(app: &App, opened: &Opened) -> Welcome {
@@ -187,12 +195,12 @@ impl Link {
             Ending::Gone => {
                 // What it said before is decided all the same: its jobs are in the lane, before what follows.
                 machine::spawn(self.answers.for_each(|_| std::future::ready(())));
-                if self.heard { Broke::Yes } else { Broke::Unheard }
+                Broke::of(self.heard)
             }
             Ending::Silent => {
                 self.last_answers().await;
                 self.down.end(None);
-                if self.heard { Broke::Yes } else { Broke::Unheard }
+                Broke::of(self.heard)
             }
             Ending::Unreadable(refusal) => {
                 // Nothing can be read behind it, but the agent is there: it connects again.
